@@ -1,0 +1,136 @@
+import type { Observable } from 'rxjs';
+
+/** Ethernet address as aa:bb:cc:dd:ee:ff, IPv4 as dotted quad; `/mask` in the same notation where a field may be masked. */
+export interface Match {
+  readonly inPort?: number;
+  /** OXM metadata, with an optional mask. */
+  readonly metadata?: bigint | { readonly value: bigint; readonly mask: bigint };
+  readonly tunnelId?: bigint;
+  readonly ethDst?: string;
+  readonly ethSrc?: string;
+  readonly ethType?: number;
+  /** 'none' = untagged; a number = that VLAN id (present bit added); 'any' = tagged with whatever id. */
+  readonly vlanId?: number | 'none' | 'any';
+  readonly ipProtocol?: number;
+  readonly ipv4Src?: string;
+  readonly ipv4Dst?: string;
+  /** NXM_NX_IP_FRAG: 'no' = not a fragment, 'any' = any fragment, 'later' = not the first. */
+  readonly ipFragment?: 'no' | 'any' | 'first' | 'later';
+  readonly tcpSrc?: number | { readonly value: number; readonly mask: number };
+  readonly tcpDst?: number | { readonly value: number; readonly mask: number };
+  readonly udpSrc?: number | { readonly value: number; readonly mask: number };
+  readonly udpDst?: number | { readonly value: number; readonly mask: number };
+  readonly icmpv4Type?: number;
+  readonly icmpv4Code?: number;
+  readonly arpOp?: number;
+  readonly arpSpa?: string;
+  readonly arpTpa?: string;
+  readonly arpSha?: string;
+  readonly arpTha?: string;
+  /** NXM_NX_REG0..7 (32 bits each). */
+  readonly registers?: Readonly<Record<number, number | { readonly value: number; readonly mask: number }>>;
+  /** NXM_NX_CT_STATE bits; value and mask. */
+  readonly ctState?: { readonly value: number; readonly mask: number };
+  readonly ctZone?: number;
+  readonly ctMark?: number | { readonly value: number; readonly mask: number };
+}
+
+export type Action =
+  | { readonly type: 'output'; readonly port: number | 'in_port' | 'controller' | 'local' | 'normal'; readonly maxLength?: number }
+  | { readonly type: 'pushVlan' }
+  | { readonly type: 'popVlan' }
+  | { readonly type: 'setField'; readonly field: SetField }
+  /** NXAST_REG_LOAD into all 32 bits of a register. */
+  | { readonly type: 'loadRegister'; readonly register: number; readonly value: number }
+  /** NXAST_OUTPUT_REG: the port number in the low 16 bits of the register. */
+  | { readonly type: 'outputRegister'; readonly register: number }
+  /** NXAST_RESUBMIT_TABLE with the packet's in_port. */
+  | { readonly type: 'resubmit'; readonly table: number }
+  /** NXAST_CT. */
+  | { readonly type: 'ct'; readonly commit: boolean; readonly zone: number | { readonly register: number }; readonly table?: number; readonly mark?: number };
+
+export type SetField =
+  | { readonly vlanId: number }
+  | { readonly tunnelId: bigint }
+  | { readonly ethSrc: string }
+  | { readonly ethDst: string }
+  | { readonly ipv4Src: string }
+  | { readonly ipv4Dst: string }
+  | { readonly tcpDst: number }
+  | { readonly udpDst: number };
+
+/** What a flow does: actions applied at once, then metadata written, then the next table. Nothing of it = drop. */
+export interface Instructions {
+  readonly apply?: readonly Action[];
+  readonly writeMetadata?: { readonly value: bigint; readonly mask: bigint };
+  readonly goto?: number;
+}
+
+export interface Flow {
+  readonly table: number;
+  readonly priority: number;
+  readonly cookie: bigint;
+  readonly match: Match;
+  readonly instructions: Instructions;
+}
+
+export interface FlowFilter {
+  readonly table?: number;
+  readonly cookie?: bigint;
+  /** Default: all bits when cookie is given. */
+  readonly cookieMask?: bigint;
+}
+
+/** One message of a bundle. add replaces a flow of the same table, match and priority; removals that match nothing succeed. */
+export type FlowChange =
+  | { readonly kind: 'add'; readonly flow: Flow }
+  /** DELETE_STRICT by table, priority and match (and cookie). */
+  | { readonly kind: 'remove'; readonly flow: Flow }
+  /** DELETE of all flows that the filter meets. */
+  | { readonly kind: 'removeAll'; readonly filter: FlowFilter };
+
+export interface PortDescription {
+  readonly port: number;
+  readonly name: string;
+  readonly mac: string;
+}
+
+export interface OpenFlowTls {
+  readonly ca: string;
+  readonly cert: string;
+  readonly key: string;
+}
+
+export interface OpenFlowOptions {
+  readonly tls?: OpenFlowTls;
+  readonly connectTimeoutMs?: number;
+  readonly callTimeoutMs?: number;
+  /** An idle switch is probed with ECHO_REQUEST after this long, and given up after as long again. Default 5 s. */
+  readonly echoIntervalMs?: number;
+}
+
+export type SwitchState =
+  | { readonly connected: true; readonly datapathId: bigint }
+  | { readonly connected: false; readonly error?: Error };
+
+/**
+ * An OpenFlow 1.3 controller's connection to one bridge's passive listener; reconnects by itself (back-off with jitter,
+ * 0.2 to 5 s) and sends SET_CONFIG so that asynchronous messages arrive. Calls fail with OpenFlowError (type, code, the
+ * index of the bundle's message), OpenFlowTimeoutError or OpenFlowConnectionError; nothing is retried.
+ */
+export interface Switch extends AsyncDisposable {
+  readonly endpoint: string;
+  /** Replays the current state. */
+  readonly state: Observable<SwitchState>;
+  /** FLOW_REMOVED with reason DELETE, for flows added with SEND_FLOW_REM (all that this client adds). Not for our own removals' sake: the receiver compares with what it wants. */
+  readonly flowRemoved: Observable<{ readonly table: number; readonly priority: number; readonly cookie: bigint; readonly match: Match }>;
+  readonly packetIn: Observable<{ readonly inPort: number; readonly cookie: bigint; readonly table: number; readonly data: Buffer; readonly metadata: bigint }>;
+  ready(timeoutMs?: number): Promise<void>;
+  dumpFlows(filter?: FlowFilter): Promise<Flow[]>;
+  ports(): Promise<PortDescription[]>;
+  /** All changes or none (ONF bundle extension 230, ordered and atomic), then a barrier: resolved = in force. */
+  bundle(changes: readonly FlowChange[]): Promise<void>;
+  barrier(): Promise<void>;
+  packetOut(inPort: number | 'controller', actions: readonly Action[], data: Uint8Array): Promise<void>;
+  close(): Promise<void>;
+}
