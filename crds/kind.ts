@@ -1,0 +1,117 @@
+import { z } from 'zod';
+import { group, namespacedMeta, objectMeta, version } from './common.js';
+import { withRules, type Rule, type TransitionRule } from './rule.js';
+
+/** A column of `kubectl get` (CustomResourceColumnDefinition); priority 1 shows with `-o wide` only. */
+export interface Column {
+  readonly name: string;
+  readonly type: 'string' | 'integer' | 'date';
+  readonly jsonPath: string;
+  readonly description: string;
+  readonly priority?: number;
+}
+
+const ready = '.status.conditions[?(@.type=="Ready")]';
+const commonColumns = {
+  Ready: { name: 'Ready', type: 'string', jsonPath: `${ready}.status`, description: 'Whether it is as wanted.' },
+  Reason: { name: 'Reason', type: 'string', jsonPath: `${ready}.reason`, description: 'Why it is ready or not.' },
+  Age: {
+    name: 'Age',
+    type: 'date',
+    jsonPath: '.metadata.creationTimestamp',
+    description: 'Time since it was created.',
+  },
+  WideReady: {
+    name: 'Ready',
+    type: 'string',
+    jsonPath: `${ready}.status`,
+    description: 'Whether it is as wanted.',
+    priority: 1,
+  },
+  WideReason: {
+    name: 'Reason',
+    type: 'string',
+    jsonPath: `${ready}.reason`,
+    description: 'Why it is ready or not.',
+    priority: 1,
+  },
+  Message: {
+    name: 'Message',
+    type: 'string',
+    jsonPath: `${ready}.message`,
+    description: 'What is the matter and what to do.',
+    priority: 1,
+  },
+} as const satisfies Record<string, Column>;
+
+interface Definition<N extends string, S extends z.ZodType, T extends z.ZodType, B extends boolean> {
+  readonly kind: N;
+  readonly plural: string;
+  readonly shortNames: readonly string[];
+  readonly namespaced: B;
+  readonly description: string;
+  readonly spec: S;
+  readonly status: T;
+  readonly rules: readonly Rule<{ metadata: { name: string } }>[];
+  readonly transitions: readonly TransitionRule<z.output<S>>[];
+  readonly columns: readonly (Column | keyof typeof commonColumns)[];
+}
+
+/** An object from outside that is not what its kind says. */
+export class InvalidObjectError extends Error {
+  readonly code = 'InvalidObject';
+  constructor(
+    kind: string,
+    /** Each as `spec.field: what is wrong with it`. */
+    readonly violations: readonly string[],
+    options?: ErrorOptions,
+  ) {
+    super(`not a valid ${kind}: ${violations.join('; ')}`, options);
+    this.name = 'InvalidObjectError';
+  }
+}
+
+const metadataOf = <B extends boolean>(namespaced: B) =>
+  (namespaced ? namespacedMeta : objectMeta) as B extends true ? typeof namespacedMeta : typeof objectMeta;
+
+export function defineKind<N extends string, S extends z.ZodType, T extends z.ZodType, B extends boolean>(
+  definition: Definition<N, S, T, B>,
+) {
+  const schema = z.object({
+    apiVersion: z.literal(`${group}/${version}`),
+    kind: z.literal(definition.kind),
+    metadata: metadataOf(definition.namespaced),
+    spec: definition.spec,
+    status: definition.status.optional(),
+  });
+  return {
+    ...definition,
+    group,
+    version,
+    apiVersion: `${group}/${version}` as const,
+    columns: definition.columns.map((column): Column => (typeof column === 'string' ? commonColumns[column] : column)),
+    schema,
+    /**
+     * An object from the API server. What the schemas don't know is left out, nothing is added: the spec is as the user
+     * wrote it. Fails with InvalidObjectError.
+     */
+    parse(object: unknown): z.output<typeof schema> {
+      const result = schema.safeParse(object);
+      if (result.success) return result.data;
+      throw new InvalidObjectError(definition.kind, explain(result.error.issues), { cause: result.error });
+    },
+  };
+}
+
+/** Each issue as `spec.networks[0].name: message`. */
+export function explain(issues: readonly z.core.$ZodIssue[]): string[] {
+  return issues.map(({ path, message }) => `${formatPath(path)}: ${message}`);
+}
+
+export function formatPath(path: readonly PropertyKey[]): string {
+  return path
+    .map((part, index) =>
+      typeof part === 'number' ? `[${part.toString()}]` : `${index === 0 ? '' : '.'}${String(part)}`,
+    )
+    .join('');
+}
