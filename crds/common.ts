@@ -80,14 +80,12 @@ const labelPattern = /^[a-z0-9]([-a-z0-9]*[a-z0-9])?$/;
 /** A name that may be a host name: RFC 1123 label. */
 export const label = z.string().min(1).max(63).regex(labelPattern);
 
-/** On the object itself: its name ends up in host names and in the names of domains and volumes. */
-export function nameRule(kind: string) {
-  return rule<{ metadata: { name: string } }>({
-    cel: "self.metadata.name.size() <= 63 && !self.metadata.name.contains('.')",
-    check: ({ metadata }) => metadata.name.length <= 63 && !metadata.name.includes('.'),
-    message: `the name of a ${kind} is used as a host name: at most 63 characters, lower-case letters, digits and '-'`,
-  });
-}
+/** Of an object whose name becomes part of host names, Consul keys and names of domains. CEL sees it from the object only. */
+export const labelNameRule = rule<string>({
+  cel: "self.metadata.name.size() <= 63 && !self.metadata.name.contains('.')",
+  check: (name) => name.length <= 63 && labelPattern.test(name),
+  message: "metadata.name must be a DNS label: at most 63 lower-case letters, digits and '-'",
+});
 
 /** A Secret of the machine's own namespace: values never stand in a spec. */
 export function secretKeyRef(what: string, defaultKey: string) {

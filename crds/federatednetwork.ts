@@ -6,7 +6,6 @@ import {
   firewall,
   flow,
   gatewayRule,
-  nameRule,
   networkCidr,
   mtu,
   rangesRule,
@@ -102,7 +101,7 @@ export const federatedNetwork = defineKind({
   description: "A tenant's layer 2 network that spans sites.",
   spec,
   status,
-  rules: [nameRule('FederatedNetwork')],
+  labelName: true,
   transitions: [
     immutable('cidr', 'make a new network'),
     immutable('vlanId', 'make a new network'),

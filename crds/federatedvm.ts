@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { address, commonStatus, label, nameRule } from './common.js';
+import { address, commonStatus, label } from './common.js';
 import { defineKind } from './kind.js';
 import { cloudInit, flavor, flavorRule, image, machineType, resources, storageKind } from './machine.js';
 import { immutable, listMap, rule, withRules, type TransitionRule } from './rule.js';
@@ -114,7 +114,7 @@ export const federatedVM = defineKind({
   description: 'A machine, virtual or container, that runs at one site and can move to another.',
   spec,
   status,
-  rules: [nameRule('FederatedVM')],
+  labelName: true,
   transitions: [
     immutable('type', 'make a new machine'),
     immutable('image', 'make a new machine'),

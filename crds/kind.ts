@@ -1,6 +1,6 @@
 import { z } from 'zod';
-import { group, namespacedMeta, objectMeta, version } from './common.js';
-import { withRules, type Rule, type TransitionRule } from './rule.js';
+import { group, labelNameRule, namespacedMeta, objectMeta, version } from './common.js';
+import { withRules, type TransitionRule } from './rule.js';
 
 /** A column of `kubectl get` (CustomResourceColumnDefinition); priority 1 shows with `-o wide` only. */
 export interface Column {
@@ -52,7 +52,8 @@ interface Definition<N extends string, S extends z.ZodType, T extends z.ZodType,
   readonly description: string;
   readonly spec: S;
   readonly status: T;
-  readonly rules: readonly Rule<{ metadata: { name: string } }>[];
+  /** Whether metadata.name has to be a DNS label. */
+  readonly labelName: boolean;
   readonly transitions: readonly TransitionRule<z.output<S>>[];
   readonly columns: readonly (Column | keyof typeof commonColumns)[];
 }
@@ -71,8 +72,11 @@ export class InvalidObjectError extends Error {
   }
 }
 
-const metadataOf = <B extends boolean>(namespaced: B) =>
-  (namespaced ? namespacedMeta : objectMeta) as B extends true ? typeof namespacedMeta : typeof objectMeta;
+/** The type follows `namespaced`, which no parser can tell TypeScript. */
+const metadataOf = <B extends boolean>(namespaced: B, labelName: boolean) =>
+  (namespaced ? namespacedMeta : objectMeta).extend({
+    name: labelName ? withRules(z.string(), labelNameRule) : z.string(),
+  }) as B extends true ? typeof namespacedMeta : typeof objectMeta;
 
 export function defineKind<N extends string, S extends z.ZodType, T extends z.ZodType, B extends boolean>(
   definition: Definition<N, S, T, B>,
@@ -80,7 +84,7 @@ export function defineKind<N extends string, S extends z.ZodType, T extends z.Zo
   const schema = z.object({
     apiVersion: z.literal(`${group}/${version}`),
     kind: z.literal(definition.kind),
-    metadata: metadataOf(definition.namespaced),
+    metadata: metadataOf(definition.namespaced, definition.labelName),
     spec: definition.spec,
     status: definition.status.optional(),
   });

@@ -6,7 +6,6 @@ import {
   gatewayRule,
   label,
   maxSites,
-  nameRule,
   networkCidr,
   rangesRule,
   vlanId,
@@ -286,7 +285,7 @@ export const site = defineKind({
   description: 'A place where machines run: one or more hosts with libvirt, Open vSwitch and an SDN controller.',
   spec,
   status,
-  rules: [nameRule('Site')],
+  labelName: true,
   transitions: [],
   columns: [
     { name: 'Hosts', type: 'string', jsonPath: '.status.hostsReady', description: 'Ready hosts of all hosts.' },

@@ -189,7 +189,7 @@ export const vmMigration = defineKind({
     'One move of a machine to another site or host. Done once, like a Job; deleting a running one cancels it first.',
   spec,
   status,
-  rules: [],
+  labelName: false,
   transitions: [
     ...(['vmName', 'target', 'mode', 'storage', 'policy'] as const).map((field) =>
       immutable(field, 'make a new VMMigration'),

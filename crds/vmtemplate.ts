@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { commonStatus, nameRule } from './common.js';
+import { commonStatus } from './common.js';
 import { defineKind } from './kind.js';
 import { cloudInit, flavor, flavorRule, image, machineType, resources, storageKind } from './machine.js';
 import { listMap, withRules } from './rule.js';
@@ -77,7 +77,7 @@ export const vmTemplate = defineKind({
   description: 'What machines of one role have in common; explicit fields of a FederatedVM win over it.',
   spec,
   status,
-  rules: [nameRule('VMTemplate')],
+  labelName: true,
   transitions: [],
   columns: [
     { name: 'Role', type: 'string', jsonPath: '.spec.role', description: 'What such a machine may do beyond others.' },
