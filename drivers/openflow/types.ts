@@ -33,10 +33,16 @@ export interface Match {
   readonly ctState?: { readonly value: number; readonly mask: number };
   readonly ctZone?: number;
   readonly ctMark?: number | { readonly value: number; readonly mask: number };
+  /** Of a flow that was read: fields that this type does not know, as OXM TLVs in hexadecimal. Such a flow equals none that is wanted. */
+  readonly other?: string;
 }
 
 export type Action =
-  | { readonly type: 'output'; readonly port: number | 'in_port' | 'controller' | 'local' | 'normal'; readonly maxLength?: number }
+  | {
+      readonly type: 'output';
+      readonly port: number | 'in_port' | 'controller' | 'local' | 'normal';
+      readonly maxLength?: number;
+    }
   | { readonly type: 'pushVlan' }
   | { readonly type: 'popVlan' }
   | { readonly type: 'setField'; readonly field: SetField }
@@ -47,7 +53,15 @@ export type Action =
   /** NXAST_RESUBMIT_TABLE with the packet's in_port. */
   | { readonly type: 'resubmit'; readonly table: number }
   /** NXAST_CT. */
-  | { readonly type: 'ct'; readonly commit: boolean; readonly zone: number | { readonly register: number }; readonly table?: number; readonly mark?: number };
+  | {
+      readonly type: 'ct';
+      readonly commit: boolean;
+      readonly zone: number | { readonly register: number };
+      readonly table?: number;
+      readonly mark?: number;
+    }
+  /** Of a flow that was read: an action that this type does not know, whole, in hexadecimal. */
+  | { readonly type: 'other'; readonly hex: string };
 
 export type SetField =
   | { readonly vlanId: number }
@@ -64,6 +78,8 @@ export interface Instructions {
   readonly apply?: readonly Action[];
   readonly writeMetadata?: { readonly value: bigint; readonly mask: bigint };
   readonly goto?: number;
+  /** Of a flow that was read: instructions that this type does not know, in hexadecimal. */
+  readonly other?: string;
 }
 
 export interface Flow {
@@ -72,6 +88,8 @@ export interface Flow {
   readonly cookie: bigint;
   readonly match: Match;
   readonly instructions: Instructions;
+  /** Of a flow that was read: it goes away by itself. Flows that we add never do. */
+  readonly timeouts?: { readonly idleSeconds: number; readonly hardSeconds: number };
 }
 
 export interface FlowFilter {
@@ -110,8 +128,7 @@ export interface OpenFlowOptions {
 }
 
 export type SwitchState =
-  | { readonly connected: true; readonly datapathId: bigint }
-  | { readonly connected: false; readonly error?: Error };
+  { readonly connected: true; readonly datapathId: bigint } | { readonly connected: false; readonly error?: Error };
 
 /**
  * An OpenFlow 1.3 controller's connection to one bridge's passive listener; reconnects by itself (back-off with jitter,
@@ -123,8 +140,19 @@ export interface Switch extends AsyncDisposable {
   /** Replays the current state. */
   readonly state: Observable<SwitchState>;
   /** FLOW_REMOVED with reason DELETE, for flows added with SEND_FLOW_REM (all that this client adds). Not for our own removals' sake: the receiver compares with what it wants. */
-  readonly flowRemoved: Observable<{ readonly table: number; readonly priority: number; readonly cookie: bigint; readonly match: Match }>;
-  readonly packetIn: Observable<{ readonly inPort: number; readonly cookie: bigint; readonly table: number; readonly data: Buffer; readonly metadata: bigint }>;
+  readonly flowRemoved: Observable<{
+    readonly table: number;
+    readonly priority: number;
+    readonly cookie: bigint;
+    readonly match: Match;
+  }>;
+  readonly packetIn: Observable<{
+    readonly inPort: number;
+    readonly cookie: bigint;
+    readonly table: number;
+    readonly data: Buffer;
+    readonly metadata: bigint;
+  }>;
   ready(timeoutMs?: number): Promise<void>;
   dumpFlows(filter?: FlowFilter): Promise<Flow[]>;
   ports(): Promise<PortDescription[]>;

@@ -1,0 +1,175 @@
+import type { Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { BehaviorSubject, filter, firstValueFrom, type Observable, timeout } from 'rxjs';
+import { Backoff } from './backoff.js';
+import { checkIdentity, dial, explain, type TlsIdentity } from './dial.js';
+import { type Endpoint, parseEndpoint } from './endpoint.js';
+import { IdleWatch } from './idle.js';
+
+/** What a session may do with its connection. */
+export interface Wire {
+  send(data: Uint8Array | string): void;
+  /** The handshake is done: the link reports the session as connected before this returns. */
+  up(): void;
+  /** Ends the connection; the link makes a new one. */
+  drop(error: Error): void;
+}
+
+/** One protocol's view of one connection. A new one is made for each connection, so nothing old survives into the next. */
+export interface Session {
+  /** The transport stands: begin the handshake. */
+  open(): void;
+  /** Whatever bytes came. By throwing the session drops the connection. */
+  receive(chunk: Buffer): void;
+  /** Nothing was heard for a while: ask for a sign of life. */
+  probe(): void;
+  /** The connection is gone: fail whoever waits. */
+  lost(error: Error): void;
+}
+
+export type LinkState<S> =
+  { readonly connected: true; readonly session: S } | { readonly connected: false; readonly error?: Error };
+
+export interface LinkOptions {
+  readonly tls?: TlsIdentity | undefined;
+  readonly connectTimeoutMs: number;
+  readonly idleMs: number;
+  /** Makes the protocol's own connection error. */
+  readonly failure: (message: string, cause: unknown) => Error;
+}
+
+/** A connection has to stand this long to count as a success, or a server that drops us at once would be called without pause. */
+const STABLE_MS = 1000;
+
+/** Keeps one connection to an endpoint, with one session on it; makes a new one with back-off until closed. */
+export class Link<S extends Session> {
+  readonly #endpoint: Endpoint;
+  readonly #state = new BehaviorSubject<LinkState<S>>({ connected: false });
+  readonly #closing = new AbortController();
+  readonly #running: Promise<void>;
+
+  /** Throws EndpointError. */
+  constructor(
+    endpoint: string,
+    private readonly options: LinkOptions,
+    private readonly createSession: (wire: Wire) => S,
+  ) {
+    this.#endpoint = parseEndpoint(endpoint);
+    checkIdentity(this.#endpoint, options.tls);
+    this.#running = this.#run();
+  }
+
+  get state(): Observable<LinkState<S>> {
+    return this.#state;
+  }
+
+  /** The session of a connection that is up. Throws the protocol's connection error. */
+  session(): S {
+    const state = this.#state.value;
+    if (state.connected) return state.session;
+    throw this.#failure('not connected', state.error);
+  }
+
+  /** Resolves when connected; rejects at the deadline, or when closed, with the last error. */
+  async ready(timeoutMs: number): Promise<void> {
+    const connected = this.#state.pipe(
+      filter((state) => state.connected),
+      timeout({ first: timeoutMs }),
+    );
+    try {
+      await firstValueFrom(connected);
+    } catch {
+      const { value } = this.#state;
+      throw (!value.connected && value.error) || this.#failure(`no connection within ${timeoutMs} ms`, undefined);
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#closing.abort(this.#failure('closed', undefined));
+    await this.#running;
+  }
+
+  async #run(): Promise<void> {
+    const { signal } = this.#closing;
+    const backoff = new Backoff();
+    while (!signal.aborted) {
+      const upAt = { ms: Infinity };
+      await this.#serve(upAt);
+      if (performance.now() - upAt.ms > STABLE_MS) backoff.reset();
+      await sleep(backoff.next(), undefined, { signal }).catch(() => undefined);
+    }
+    this.#state.complete();
+  }
+
+  /** One connection from dialing to its end. */
+  async #serve(upAt: { ms: number }): Promise<void> {
+    let socket: Socket;
+    try {
+      socket = await this.#dial();
+    } catch (error) {
+      this.#state.next({ connected: false, error: this.#wrap(error) });
+      return;
+    }
+    let reason: Error | undefined;
+    const drop = (error: unknown) => {
+      reason ??= this.#wrap(error);
+      socket.destroy();
+    };
+    const session = this.createSession({
+      send: (data) => void socket.write(data),
+      up: () => {
+        upAt.ms = performance.now();
+        if (reason === undefined) this.#state.next({ connected: true, session });
+      },
+      drop,
+    });
+    const silence = () => drop(new Error(`the server has not answered for ${2 * this.options.idleMs} ms`));
+    const idle = new IdleWatch(this.options.idleMs, () => session.probe(), silence);
+    const closing = () => drop(this.#closing.signal.reason);
+    this.#closing.signal.addEventListener('abort', closing);
+    await new Promise<void>((resolve) => {
+      socket.on('error', drop);
+      socket.on('close', resolve);
+      socket.on('data', (chunk: Buffer) => {
+        if (reason !== undefined) return;
+        idle.heard();
+        try {
+          session.receive(chunk);
+        } catch (error) {
+          drop(error);
+        }
+      });
+      if (this.#closing.signal.aborted) closing();
+      else session.open();
+    });
+    idle.stop();
+    this.#closing.signal.removeEventListener('abort', closing);
+    reason ??= this.#failure('the server closed the connection', undefined);
+    // The state first: who is told of the loss and calls again must not find the old session.
+    this.#state.next({ connected: false, error: reason });
+    session.lost(reason);
+  }
+
+  async #dial(): Promise<Socket> {
+    const { connectTimeoutMs } = this.options;
+    const deadline = new AbortController();
+    const timer = setTimeout(
+      () => deadline.abort(new Error(`no connection within ${connectTimeoutMs} ms`)),
+      connectTimeoutMs,
+    );
+    try {
+      return await dial(this.#endpoint, this.options.tls, AbortSignal.any([deadline.signal, this.#closing.signal]));
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  #failure(message: string, cause: unknown): Error {
+    return this.options.failure(`${this.#endpoint.text}: ${message}`, cause);
+  }
+
+  #wrap(error: unknown): Error {
+    if (error === this.#closing.signal.reason && error instanceof Error) return error;
+    return error instanceof Error ? this.#failure(explain(error), error) : this.#failure(String(error), undefined);
+  }
+}
