@@ -62,7 +62,7 @@ interface Definition<N extends string, S extends z.ZodType, T extends z.ZodType,
 export class InvalidObjectError extends Error {
   readonly code = 'InvalidObject';
   constructor(
-    kind: string,
+    readonly kind: string,
     /** Each as `spec.field: what is wrong with it`. */
     readonly violations: readonly string[],
     options?: ErrorOptions,
@@ -103,6 +103,11 @@ export function defineKind<N extends string, S extends z.ZodType, T extends z.Zo
       const result = schema.safeParse(object);
       if (result.success) return result.data;
       throw new InvalidObjectError(definition.kind, explain(result.error.issues), { cause: result.error });
+    },
+    /** The rules that this update of a valid spec to another breaks. */
+    refusedUpdate(before: unknown, after: unknown): TransitionRule<z.output<S>>[] {
+      const [oldSelf, self] = [definition.spec.parse(before), definition.spec.parse(after)];
+      return definition.transitions.filter(({ check }) => !check(self, oldSelf));
     },
   };
 }

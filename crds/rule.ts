@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
 
 /** A constraint that a JSON schema can't state, written once for the API server (CEL) and once for us; both see the same node. */
@@ -66,7 +67,7 @@ export function withValidations<S extends z.ZodType>(
 export function immutable<K extends string>(field: K, remedy: string): TransitionRule<Partial<Record<K, unknown>>> {
   return {
     cel: `has(self.${field}) == has(oldSelf.${field}) && (!has(self.${field}) || self.${field} == oldSelf.${field})`,
-    check: (self, oldSelf) => JSON.stringify(self[field]) === JSON.stringify(oldSelf[field]),
+    check: (self, oldSelf) => isDeepStrictEqual(self[field], oldSelf[field]),
     message: `${field} can't be changed, added or removed later: ${remedy}`,
     path: [field],
   };

@@ -16,7 +16,7 @@ import { listMap, rule, withRules } from './rule.js';
 const libvirtUri = z
   .string()
   .max(512)
-  .regex(/^(qemu|lxc|test)(\+(tls|tcp|ssh|unix))?:\/\/[^/\s@]*([^/\s@]+@[^/\s@]+)?\/[^\s]*$/);
+  .regex(/^(qemu|lxc|test)(\+(tls|tcp|ssh|unix))?:\/\/([^/\s@:]+@)?[^/\s@]*\/[^\s]*$/);
 
 /** `tcp:address:port`, `ssl:address:port` or `unix:/path`, as Open vSwitch writes them (ovsdb(7), "Active Connection Methods"). */
 const ovsEndpoint = z

@@ -68,6 +68,12 @@ const policy = withRules(
     message: 'policy.compression: XBZRLE excludes policy.parallelConnections: use Zstd, or one connection',
     path: ['compression'],
   }),
+  rule({
+    cel: "!has(self.postCopy) || self.postCopy != 'OnStall' || !has(self.parallelConnections)",
+    check: ({ postCopy, parallelConnections }) => postCopy !== 'OnStall' || parallelConnections === undefined,
+    message: 'policy.postCopy: OnStall excludes policy.parallelConnections: QEMU can do only one of them',
+    path: ['postCopy'],
+  }),
 );
 export type MigrationPolicy = z.infer<typeof policy>;
 
