@@ -1,3 +1,4 @@
+import type { Duplex } from 'node:stream';
 import type { Observable } from 'rxjs';
 
 /** Client certificate, its key and the CA that signed the daemon's certificate, PEM. */
@@ -15,6 +16,12 @@ export interface ConnectOptions {
   readonly callTimeoutMs?: number;
   /** The daemon is pinged when silent for intervalMs and given up after count unanswered pings. Default 5 s, 2. */
   readonly keepalive?: { readonly intervalMs: number; readonly count: number };
+  /**
+   * Calls that the daemon holds at a time, the rest waits here in order. Default 4: one less than libvirtd's
+   * max_client_requests, for at that many it reads no further and our pings would go unanswered.
+   */
+  readonly maxCallsInFlight?: number;
+  /** Ends the attempt to connect, and later the connection. */
   readonly signal?: AbortSignal;
 }
 
@@ -24,14 +31,7 @@ export interface CallOptions {
 
 /** virDomainState. */
 export type DomainState =
-  | 'nostate'
-  | 'running'
-  | 'blocked'
-  | 'paused'
-  | 'shutdown'
-  | 'shutoff'
-  | 'crashed'
-  | 'pmsuspended';
+  'nostate' | 'running' | 'blocked' | 'paused' | 'shutdown' | 'shutoff' | 'crashed' | 'pmsuspended';
 
 /** State with libvirt's reason code (virDomainRunningReason, virDomainPausedReason, virDomainShutoffReason …). */
 export interface DomainStatus {
@@ -113,24 +113,19 @@ export interface LibvirtEvents {
   /** VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION. */
   readonly migrationIteration: Observable<{ domain: DomainRef; iteration: number }>;
   /** VIR_NETWORK_EVENT_ID_LIFECYCLE. */
-  readonly networkLifecycle: Observable<{ network: NetworkRef; event: 'defined' | 'undefined' | 'started' | 'stopped' }>;
+  readonly networkLifecycle: Observable<{
+    network: NetworkRef;
+    event: 'defined' | 'undefined' | 'started' | 'stopped';
+  }>;
   /** VIR_STORAGE_POOL_EVENT_ID_LIFECYCLE. */
   readonly poolLifecycle: Observable<{ pool: PoolRef; event: string }>;
 }
 
 export type DomainLifecycle =
-  | 'defined'
-  | 'undefined'
-  | 'started'
-  | 'suspended'
-  | 'resumed'
-  | 'stopped'
-  | 'shutdown'
-  | 'pmsuspended'
-  | 'crashed';
+  'defined' | 'undefined' | 'started' | 'suspended' | 'resumed' | 'stopped' | 'shutdown' | 'pmsuspended' | 'crashed';
 
 /** A bidirectional byte stream (a console). Ends when the guest does; destroy() aborts it. */
-export type ConsoleStream = import('node:stream').Duplex;
+export type ConsoleStream = Duplex;
 
 /**
  * One connection to one libvirt daemon. Calls are pipelined; a call fails with LibvirtError (the daemon's own error, code
@@ -184,7 +179,13 @@ export interface Connection extends AsyncDisposable {
    * virDomainMigrateToURI3: with VIR_MIGRATE_PEER2PEER the daemon moves the machine itself and this one call lasts as long
    * as the move (no deadline unless given).
    */
-  migrateToUri(uuid: string, destinationUri: string | undefined, params: TypedParameters, flags: number, options?: CallOptions): Promise<void>;
+  migrateToUri(
+    uuid: string,
+    destinationUri: string | undefined,
+    params: TypedParameters,
+    flags: number,
+    options?: CallOptions,
+  ): Promise<void>;
   setMigrationSpeed(uuid: string, mibPerSecond: number): Promise<void>;
   setMigrationMaxDowntime(uuid: string, milliseconds: number): Promise<void>;
   startPostCopy(uuid: string): Promise<void>;
@@ -214,13 +215,26 @@ export interface Connection extends AsyncDisposable {
 
   listVolumes(pool: string): Promise<VolumeRef[]>;
   lookupVolume(pool: string, name: string): Promise<VolumeRef | undefined>;
-  createVolume(pool: string, xml: string, flags?: number): Promise<VolumeRef>;
-  createVolumeFrom(pool: string, xml: string, source: VolumeRef, flags?: number): Promise<VolumeRef>;
+  /** May write the whole volume (preallocation): 10 min unless given. */
+  createVolume(pool: string, xml: string, flags?: number, options?: CallOptions): Promise<VolumeRef>;
+  /** Copies the source: 1 h unless given. */
+  createVolumeFrom(
+    pool: string,
+    xml: string,
+    source: VolumeRef,
+    flags?: number,
+    options?: CallOptions,
+  ): Promise<VolumeRef>;
   deleteVolume(pool: string, name: string, flags?: number): Promise<void>;
   resizeVolume(pool: string, name: string, capacityBytes: bigint, flags?: number): Promise<void>;
   volumeInfo(pool: string, name: string): Promise<VolumeInfo>;
   volumeXml(pool: string, name: string): Promise<string>;
   /** Writes the source into the volume from offset; resolves when the daemon has it all. Back-pressure is kept. */
-  uploadVolume(pool: string, name: string, source: AsyncIterable<Uint8Array>, range?: { offset?: bigint; length?: bigint }): Promise<void>;
+  uploadVolume(
+    pool: string,
+    name: string,
+    source: AsyncIterable<Uint8Array>,
+    range?: { offset?: bigint; length?: bigint },
+  ): Promise<void>;
   downloadVolume(pool: string, name: string, range?: { offset?: bigint; length?: bigint }): AsyncIterable<Uint8Array>;
 }
