@@ -56,6 +56,13 @@ const spec = withRules(
     message: 'image is needed, or a template that has one',
     path: ['image'],
   }),
+  rule({
+    cel: '!has(self.cloudInit) || !has(self.cloudInit.passwordSecretRef) || has(self.cloudInit.user) || has(self.template)',
+    check: ({ cloudInit: { passwordSecretRef, user } = {}, template }) =>
+      passwordSecretRef === undefined || user !== undefined || template !== undefined,
+    message: 'cloudInit.passwordSecretRef needs cloudInit.user, whose password it is',
+    path: ['cloudInit', 'passwordSecretRef'],
+  }),
 );
 export type FederatedVMSpec = z.infer<typeof spec>;
 

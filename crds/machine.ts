@@ -80,28 +80,49 @@ const packageName = z
 
 export const packages = z.array(packageName).max(64).describe('Packages that the guest installs at its first start.');
 
-export const cloudInit = z.object({
-  hostname: label.optional().describe("Host name of the guest; the machine's name when left out."),
-  user: z
-    .string()
-    .max(32)
-    .regex(/^[a-z_][a-z0-9_-]*$/)
-    .optional()
-    .describe("The guest's login; the image's own default when left out."),
-  passwordSecretRef: secretKeyRef('Password of the user', 'password').optional(),
-  sshAuthorizedKeys: z
-    .array(
-      z
-        .string()
-        .max(4096)
-        .regex(/^(ssh-(ed25519|rsa)|ecdsa-sha2-[a-z0-9-]+|sk-[a-z0-9@.-]+) [A-Za-z0-9+/=]+( [^\n\r]*)?$/),
-    )
-    .max(32)
-    .optional()
-    .describe('Public SSH keys that may log in as the user, one line each.'),
-  sshKeysSecretRef: secretKeyRef('More public SSH keys, one a line', 'authorized_keys').optional(),
-  packages: packages.optional(),
-  firewall: firewall.optional().describe('Firewall inside the guest, on top of that of its networks.'),
-  userDataSecretRef: secretKeyRef('User data of your own (cloud-config or script)', 'userdata').optional(),
-});
+const builtByUs = [
+  'user',
+  'passwordSecretRef',
+  'sshAuthorizedKeys',
+  'sshKeysSecretRef',
+  'packages',
+  'firewall',
+] as const;
+
+export const cloudInit = withRules(
+  z.object({
+    hostname: label.optional().describe("Host name of the guest; the machine's name when left out."),
+    user: z
+      .string()
+      .max(32)
+      .regex(/^[a-z_][a-z0-9_-]*$/)
+      .optional()
+      .describe("The guest's login; the image's own default when left out."),
+    passwordSecretRef: secretKeyRef('Password of the user, in plain text', 'password').optional(),
+    sshAuthorizedKeys: z
+      .array(
+        z
+          .string()
+          .max(4096)
+          .regex(/^(ssh-(ed25519|rsa)|ecdsa-sha2-[a-z0-9-]+|sk-[a-z0-9@.-]+) [A-Za-z0-9+/=]+( [^\n\r]*)?$/),
+      )
+      .max(32)
+      .optional()
+      .describe('Public SSH keys that may log in as the user, one line each.'),
+    sshKeysSecretRef: secretKeyRef('More public SSH keys, one a line', 'authorized_keys').optional(),
+    packages: packages.optional(),
+    firewall: firewall.optional().describe('Firewall inside the guest, on top of that of its networks.'),
+    userDataSecretRef: secretKeyRef(
+      'User data of your own (cloud-config or script) in place of all that follows from the other fields',
+      'userdata',
+    ).optional(),
+  }),
+  rule({
+    cel: `!has(self.userDataSecretRef) || !(${builtByUs.map((field) => `has(self.${field})`).join(' || ')})`,
+    check: (self) => self.userDataSecretRef === undefined || builtByUs.every((field) => self[field] === undefined),
+    message:
+      'cloudInit.userDataSecretRef replaces all user data: of the other fields only hostname may stand beside it',
+    path: ['userDataSecretRef'],
+  }),
+);
 export type CloudInit = z.infer<typeof cloudInit>;
