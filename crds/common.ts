@@ -437,10 +437,12 @@ function rewriteNeeds(
 /** List of site names without repetition. */
 export const siteNames = set(label, maxSites);
 
+export const flavorNames = ['tiny', 'small', 'medium', 'large'] as const;
+export type Flavor = (typeof flavorNames)[number];
+
 export const flavors = {
   tiny: { vcpus: 1, memoryMiB: 512, diskGiB: 2 },
   small: { vcpus: 1, memoryMiB: 2048, diskGiB: 20 },
   medium: { vcpus: 2, memoryMiB: 4096, diskGiB: 40 },
   large: { vcpus: 4, memoryMiB: 8192, diskGiB: 80 },
-} as const;
-export type Flavor = keyof typeof flavors;
+} as const satisfies Record<Flavor, unknown>;

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { bytes, exactlyOne, firewall, flavors, label, secretKeyRef } from './common.js';
+import { bytes, exactlyOne, firewall, flavorNames, label, secretKeyRef } from './common.js';
 import { rule, withRules } from './rule.js';
 
 /** What a FederatedVM and a VMTemplate may both say. */
@@ -24,7 +24,7 @@ export const resources = z
 export type Resources = z.infer<typeof resources>;
 
 export const flavor = z
-  .enum(Object.keys(flavors).filter((name) => name in flavors) as [keyof typeof flavors])
+  .enum(flavorNames)
   .describe('Size of the machine: tiny 1 CPU/512Mi/2Gi disk, small 1/2Gi/20Gi, medium 2/4Gi/40Gi, large 4/8Gi/80Gi.');
 
 export const flavorRule = rule<{ flavor?: unknown; resources?: unknown }>({
