@@ -1,5 +1,6 @@
 import type { Session, Wire } from '../wire/link.js';
 import { MalformedError } from '../wire/malformed.js';
+import { toError } from '../wire/to-error.js';
 import { Waiters } from '../wire/waiters.js';
 import { Writer } from './bytes.js';
 import { OpenFlowError, OpenFlowTimeoutError, OpenFlowValueError } from './errors.js';
@@ -66,9 +67,7 @@ export class OpenFlowSession implements Session {
   }
 
   open(): void {
-    this.#handshake().catch((error: unknown) =>
-      this.wire.drop(error instanceof Error ? error : new Error(String(error))),
-    );
+    this.#handshake().catch((error: unknown) => this.wire.drop(toError(error)));
   }
 
   receive(chunk: Buffer): void {

@@ -1,5 +1,6 @@
 import type { Session, Wire } from '../wire/link.js';
 import { MalformedError } from '../wire/malformed.js';
+import { toError } from '../wire/to-error.js';
 import { Waiters } from '../wire/waiters.js';
 import { OvsdbError, OvsdbTimeoutError } from './errors.js';
 import { JsonFramer } from './framing.js';
@@ -36,9 +37,7 @@ export class OvsdbSession implements Session {
   ) {}
 
   open(): void {
-    this.#handshake().catch((error: unknown) =>
-      this.wire.drop(error instanceof Error ? error : new Error(String(error))),
-    );
+    this.#handshake().catch((error: unknown) => this.wire.drop(toError(error)));
   }
 
   receive(chunk: Buffer): void {

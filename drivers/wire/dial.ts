@@ -1,6 +1,7 @@
 import { connect as connectTcp, type Socket } from 'node:net';
 import { connect as connectTls } from 'node:tls';
 import { type Endpoint, EndpointError } from './endpoint.js';
+import { toError } from './to-error.js';
 
 /** Our certificate and key, and the CA that the server's certificate must come from; all PEM. */
 export interface TlsIdentity {
@@ -32,7 +33,7 @@ export function dial(endpoint: Endpoint, tls: TlsIdentity | undefined, signal: A
       reject(error);
     };
     const closed = () => fail(new Error('the server closed the connection'));
-    const aborted = () => fail(signal.reason instanceof Error ? signal.reason : new Error('aborted'));
+    const aborted = () => fail(toError(signal.reason));
     signal.addEventListener('abort', aborted);
     socket.on('error', fail).on('close', closed).on(connected, succeed);
   });

@@ -5,6 +5,7 @@ import { Backoff } from './backoff.js';
 import { checkIdentity, dial, explain, type TlsIdentity } from './dial.js';
 import { type Endpoint, parseEndpoint } from './endpoint.js';
 import { IdleWatch } from './idle.js';
+import { toError } from './to-error.js';
 
 /** What a session may do with its connection. */
 export interface Wire {
@@ -168,8 +169,8 @@ export class Link<S extends Session> {
     return this.options.failure(`${this.#endpoint.text}: ${message}`, cause);
   }
 
-  #wrap(error: unknown): Error {
-    if (error === this.#closing.signal.reason && error instanceof Error) return error;
-    return error instanceof Error ? this.#failure(explain(error), error) : this.#failure(String(error), undefined);
+  #wrap(thrown: unknown): Error {
+    const error = toError(thrown);
+    return error === this.#closing.signal.reason ? error : this.#failure(explain(error), error);
   }
 }
