@@ -149,18 +149,29 @@ function dialSsh({ daemonUri }: Target, { host, port, user, command, keyFile }: 
     ...(keyFile === undefined ? [] : ['-i', keyFile]),
   ];
   // The far side's shell sees the last words joined.
-  const child = spawn(command, [...options, '--', host, 'virt-ssh-helper', shellQuoted(daemonUri)], {
-    stdio: ['pipe', 'pipe', 'pipe'],
+  const child = spawn(command, [...options, '--', host, 'virt-ssh-helper', shellQuoted(daemonUri)]);
+  const transport = new Duplex({
+    read: () => void child.stdout.resume(),
+    // That the pipe is broken tells nothing: what the program says when it ends does.
+    write: (chunk: Buffer, _encoding, callback) => void child.stdin.write(chunk, () => callback()),
+    destroy: (error, callback) => {
+      if (child.exitCode !== null || child.signalCode !== null || !child.kill()) {
+        callback(error);
+        return;
+      }
+      child.once('close', () => callback(error));
+    },
   });
-  const duplex = Duplex.from({ readable: child.stdout, writable: child.stdin });
   let stderr = '';
-  child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr = (stderr + text).slice(-MAX_STDERR)));
-  child.on('error', (cause) => duplex.destroy(unreachable(host, cause)));
-  child.on('close', (status) => {
-    if (duplex.destroyed) return;
-    const why = stderr.trim() === '' ? `${command} ended with status ${status ?? 'unknown'}` : stderr.trim();
-    duplex.destroy(new LibvirtConnectionError('LIBVIRT_UNREACHABLE', `ssh to ${host}: ${why}`));
+  child.stdin.on('error', () => undefined);
+  child.stdout.on('data', (chunk: Buffer) => {
+    if (!transport.push(chunk)) child.stdout.pause();
   });
-  duplex.on('close', () => child.kill());
-  return duplex;
+  child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr = (stderr + text).slice(-MAX_STDERR)));
+  child.on('error', (cause) => transport.destroy(unreachable(host, cause)));
+  child.on('close', (status) => {
+    const why = stderr.trim() === '' ? `${command} ended with status ${status ?? 'unknown'}` : stderr.trim();
+    transport.destroy(new LibvirtConnectionError('LIBVIRT_UNREACHABLE', `ssh to ${host}: ${why}`));
+  });
+  return transport;
 }
