@@ -5,10 +5,12 @@ import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, openSync, closeSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
 import https from 'node:https';
-import { createServer } from 'node:net';
+import { connect, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+
+import type { KubeApi, Resource } from '../../controllers/kube/api.js';
 
 export interface ApiServer {
   /** Path of a kubeconfig whose user is in system:masters. */
@@ -189,4 +191,103 @@ async function freePorts(count: number): Promise<number[]> {
   });
   await Promise.all(servers.map((server) => once(server.close(), 'close')));
   return ports;
+}
+
+/** A way to the server that can be cut. */
+export interface Proxy {
+  /** Of a server that is reached through the proxy. */
+  readonly kubeconfig: string;
+  /** Resets every connection; new ones are accepted. */
+  cut(): void;
+  /** While true, bytes are swallowed in both directions, as by a firewall that has forgotten the connection. */
+  stall(stalled: boolean): void;
+  stop(): Promise<void>;
+}
+
+export async function startProxy(server: ApiServer): Promise<Proxy> {
+  const dir = mkdtempSync(join(tmpdir(), 'isthmus-proxy-'));
+  const sockets = new Set<Socket>();
+  let swallow = false;
+  const relay = (from: Socket, to: Socket) => {
+    sockets.add(from);
+    from.on('data', (chunk) => swallow || to.write(chunk));
+    from.on('error', () => to.destroy());
+    from.on('close', () => {
+      sockets.delete(from);
+      to.destroy();
+    });
+  };
+  const listener = createServer((near) => {
+    const far = connect(Number(new URL(server.url).port), '127.0.0.1');
+    relay(near, far);
+    relay(far, near);
+  });
+  await once(listener.listen(0, '127.0.0.1'), 'listening');
+  const address = listener.address();
+  if (address === null || typeof address === 'string') throw new Error('no port');
+  const kubeconfig = join(dir, 'kubeconfig');
+  writeFileSync(kubeconfig, kubeconfigOf(`https://127.0.0.1:${address.port}`, server.ca, server.token), {
+    mode: 0o600,
+  });
+  const cut = () => {
+    for (const socket of sockets) socket.resetAndDestroy();
+  };
+  return {
+    kubeconfig,
+    cut,
+    stall: (stalled) => (swallow = stalled),
+    async stop() {
+      if (!listener.listening) return;
+      const closed = once(listener.close(), 'close');
+      cut();
+      await closed;
+      rmSync(dir, { recursive: true, force: true });
+    },
+  };
+}
+
+/** A kind that exists only for tests. */
+export const WIDGETS: Resource = {
+  group: 'test.isthmus.dev',
+  version: 'v1',
+  plural: 'widgets',
+  kind: 'Widget',
+  namespaced: true,
+};
+
+const CRDS: Resource = {
+  group: 'apiextensions.k8s.io',
+  version: 'v1',
+  plural: 'customresourcedefinitions',
+  kind: 'CustomResourceDefinition',
+  namespaced: false,
+};
+
+/** Installs the kind of WIDGETS: spec.size an integer, status anything; answers once it is served. */
+export async function installWidgets(api: KubeApi): Promise<void> {
+  const { group, version, plural, kind } = WIDGETS;
+  const properties = {
+    spec: { type: 'object', properties: { size: { type: 'integer' } } },
+    status: { type: 'object', 'x-kubernetes-preserve-unknown-fields': true },
+  };
+  const schema = { openAPIV3Schema: { type: 'object', properties } };
+  await api.create(CRDS, {
+    metadata: { name: `${plural}.${group}` },
+    spec: {
+      group,
+      scope: 'Namespaced',
+      names: { plural, singular: 'widget', kind, listKind: `${kind}List` },
+      versions: [{ name: version, served: true, storage: true, subresources: { status: {} }, schema }],
+    },
+  });
+  const deadline = performance.now() + READY_TIMEOUT_MS;
+  for (;;) {
+    try {
+      await api.list(WIDGETS);
+      return;
+    } catch (error) {
+      if (performance.now() > deadline) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }
 }
