@@ -1,6 +1,6 @@
 import { z } from 'zod';
 
-import { isKubeError, type KubeApi, type KubeObject, type Resource } from '../kube/api.js';
+import { isKubeError, type CallOptions, type KubeApi, type KubeObject, type Resource } from '../kube/api.js';
 import type { Log } from './log.js';
 import { microTime, sleep } from './time.js';
 
@@ -243,9 +243,7 @@ export class Leadership {
     const renewedAt = performance.now();
     const spec = { renewTime: microTime(new Date()), ...change };
     const metadata = { resourceVersion: this.#held.resourceVersion };
-    // A request that hangs must leave time for another.
-    const signal = AbortSignal.timeout(this.#settings.renewDeadlineMs / 3);
-    const lease = await api.patch(LEASES, { namespace, name }, { metadata, spec }, { signal });
+    const lease = await api.patch(LEASES, { namespace, name }, { metadata, spec }, this.#limit());
     this.#held = { resourceVersion: lease.metadata.resourceVersion, renewedAt };
   }
 
@@ -255,11 +253,7 @@ export class Leadership {
     log.warn('lease not renewed', { error });
     if (!isKubeError(error, 'KUBE_CONFLICT', 'KUBE_NOT_FOUND')) return;
     try {
-      const lease = await api.get(
-        LEASES,
-        { namespace, name },
-        { signal: AbortSignal.timeout(this.#settings.renewDeadlineMs / 3) },
-      );
+      const lease = await api.get(LEASES, { namespace, name }, this.#limit());
       if (lease && leaseSpec.parse(lease.spec).holderIdentity === identity) {
         this.#held = { ...this.#held, resourceVersion: lease.metadata.resourceVersion };
       } else {
@@ -268,6 +262,11 @@ export class Leadership {
     } catch (unreadable) {
       log.warn('lease not readable', { error: unreadable });
     }
+  }
+
+  /** A request that hangs must leave time for another. */
+  #limit(): CallOptions {
+    return { signal: AbortSignal.timeout(Math.ceil(this.#settings.renewDeadlineMs / 3)) };
   }
 
   #arm(): void {
