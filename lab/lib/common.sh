@@ -101,6 +101,15 @@ launch() {
   wait_for 10 "$name to start" test -s "$run/$name.pid"
 }
 
+# wait_for_daemon SECONDS NAME COMMAND…: like wait_for, but gives up as soon as the daemon has ended, with its last words.
+wait_for_daemon() {
+  local seconds=$1 name=$2
+  shift 2
+  wait_for "$seconds" "$name" succeeds_or_dead "$name" "$@"
+  alive "$name" || { echo "$name ended:"; tail -n 5 "$log/$name.log"; return 1; } >&2
+}
+succeeds_or_dead() { ! alive "$1" || "${@:2}"; }
+
 # --- one at a time, and one lab a machine ------------------------------------------------------------------------------
 
 take_lock() {

@@ -20,7 +20,7 @@ consul_ready() {
   local id
   for id in "${ids[@]}"; do
     has_service "$id" consul || continue
-    wait_for 30 'Consul to elect a leader' has_leader "${address_of[$id]}"
+    wait_for_daemon 30 "$id-consul" has_leader "${address_of[$id]}"
   done
 }
 

@@ -33,17 +33,17 @@ control_plane_start() {
     --authorization-mode RBAC --anonymous-auth=false --endpoint-reconciler-type none \
     --service-account-issuer https://kubernetes.default.svc --service-account-key-file "$certs/service-accounts.pub" \
     --service-account-signing-key-file "$certs/service-accounts.key" --disable-admission-plugins ServiceAccount
-  alive kube-controller-manager || launch kube-controller-manager "$tools/kube-controller-manager" \
-    --kubeconfig "$state/controller-manager.kubeconfig" --bind-address 127.0.0.1 --secure-port 0 --leader-elect=false \
-    --service-account-private-key-file "$certs/service-accounts.key" --root-ca-file "$certs/ca.crt" \
-    --controllers garbage-collector-controller,namespace-controller,serviceaccount-controller,clusterrole-aggregation-controller
 }
 
 kube() { "$tools/kubectl" --kubeconfig "$state/kubeconfig" "$@"; }
 
 control_plane_ready() {
-  wait_for 60 kube-apiserver kube get --raw /readyz
-  kube get namespace default || wait_for 10 'the namespace default' kube get namespace default
+  wait_for_daemon 60 kube-apiserver kube get --raw /readyz
+  alive kube-controller-manager || launch kube-controller-manager "$tools/kube-controller-manager" \
+    --kubeconfig "$state/controller-manager.kubeconfig" --bind-address 127.0.0.1 --secure-port 0 --leader-elect=false \
+    --service-account-private-key-file "$certs/service-accounts.key" --root-ca-file "$certs/ca.crt" \
+    --controllers garbage-collector-controller,namespace-controller,serviceaccount-controller,clusterrole-aggregation-controller
+  wait_for 10 'the namespace default' kube get namespace default
 }
 
 # What an administrator applies: CRDs, the operator's namespace with a client certificate a site, and the sites.

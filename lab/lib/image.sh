@@ -47,13 +47,13 @@ build_image() {
   root=$work/root
   mkdir -p "$root"/{bin,sbin,dev,proc,sys,run,etc,tmp,root,modules,guest}
   cp "$(command -v busybox)" "$root/bin/busybox"
-  busybox --list | while read -r name; do ln -sf busybox "$root/bin/$name"; done
+  busybox --list | grep -vx busybox | while read -r name; do ln -sf busybox "$root/bin/$name"; done
   cp "$image_parts"/{console,seconds,network.awk} "$root/guest/"
   cp "$image_parts/init" "$root/init"
   cp "$image_parts/inittab" "$root/etc/inittab"
   chmod +x "$root/init" "$root/guest/"{console,seconds}
   mkdir -p "$root/etc/acpi/PWRF"
-  printf '#!/bin/sh\nexec poweroff\n' >"$root/etc/acpi/PWRF/00000080"
+  printf '#!/bin/sh\nsync\nexec poweroff -f\n' >"$root/etc/acpi/PWRF/00000080"
   chmod +x "$root/etc/acpi/PWRF/00000080"
   for name in "${kernel_modules[@]}"; do
     modules=$(find "$work/lib/modules" -name "$name.ko")

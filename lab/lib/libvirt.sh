@@ -62,6 +62,6 @@ libvirt_start() { # ID
 }
 
 libvirt_ready() { # ID
-  wait_for 20 "$1's libvirtd" in_site "$1" virsh -c qemu:///system -q version
+  wait_for_daemon 40 "$1-libvirtd" in_site "$1" virsh -c qemu:///system -q version
   cp -a "$state/$1/var/cache/libvirt/." "$cache/libvirt/"
 }

@@ -33,5 +33,5 @@ CONF
 
 nfs_ready() { # ID
   has_service "$1" nfs || return 0
-  wait_for 15 "$1's share" in_site "$1" bash -c "exec 3<>/dev/tcp/${address_of[$1]}/2049"
+  wait_for_daemon 15 "$1-ganesha" in_site "$1" bash -c "exec 3<>/dev/tcp/${address_of[$1]}/2049"
 }

@@ -17,7 +17,7 @@ ovs_start() { # ID
 
 ovs_ready() { # ID
   local address=${address_of[$1]}
-  wait_for 10 "$1's ovsdb-server" in_site "$1" test -S /run/openvswitch/db.sock
+  wait_for_daemon 10 "$1-ovsdb" in_site "$1" test -S /run/openvswitch/db.sock
   # The hardware address is fixed, so that a restarted vswitchd is no stranger to its neighbours.
   # shellcheck disable=SC2046 # three words
   in_site "$1" ovs-vsctl --timeout=10 --may-exist add-br br-wan \
