@@ -27,7 +27,9 @@ export interface Answer {
   readonly entries: readonly Entry[];
 }
 
-interface Item extends Entry {
+export interface Held {
+  readonly entry: Entry;
+  /** The session that holds the key. */
   readonly session: string | undefined;
 }
 
@@ -110,9 +112,11 @@ export class Client {
     return this;
   }
 
-  async get(key: string): Promise<Item | undefined> {
+  async get(key: string): Promise<Held | undefined> {
     const answer = await this.#call(`get ${key}`, (options) => this.#consul.kv.get({ ...options, key }));
-    return answer === undefined ? undefined : parseItem(answer);
+    if (answer === undefined) return undefined;
+    const session = field(answer, 'Session');
+    return { entry: parseItem(answer), session: typeof session === 'string' ? session : undefined };
   }
 
   async list(prefix: string): Promise<Entry[]> {
@@ -268,19 +272,18 @@ function parseFailures(error: unknown): { operation: number; message: string }[]
   });
 }
 
-function parseItems(answer: unknown): Item[] {
+function parseItems(answer: unknown): Entry[] {
   if (answer === undefined) return [];
   if (!Array.isArray(answer)) throw malformed('a list of keys', answer);
   return answer.map(parseItem);
 }
 
-function parseItem(item: unknown): Item {
+function parseItem(item: unknown): Entry {
   if (typeof item === 'object' && item !== null && 'Key' in item && 'Value' in item && 'ModifyIndex' in item) {
     const { Key: key, Value: value, ModifyIndex: index } = item;
-    const session = field(item, 'Session');
     // The package has decoded the base64 already. An empty value comes as null.
     if (typeof key === 'string' && typeof index === 'number' && (typeof value === 'string' || value === null)) {
-      return { key, value: value ?? '', index, session: typeof session === 'string' ? session : undefined };
+      return { key, value: value ?? '', index };
     }
   }
   throw malformed('a key', item);

@@ -68,7 +68,7 @@ export class Heartbeat {
   async #beat(): Promise<void> {
     if (this.#session !== undefined && (await this.#client.renewSession(this.#session))) {
       const held = await this.#client.get(this.#key);
-      if (held?.session === this.#session && held.value === this.#value) return;
+      if (held?.session === this.#session && held.entry.value === this.#value) return;
     } else {
       this.#session = await this.#client.createSession(this.#key, this.#ttlSeconds);
     }

@@ -37,8 +37,7 @@ class ConsulStore implements KeyValueStore {
   }
 
   async get(key: string): Promise<Entry | undefined> {
-    const item = await this.#noticing(this.#client.get(key));
-    return item === undefined ? undefined : { key: item.key, value: item.value, index: item.index };
+    return (await this.#noticing(this.#client.get(key)))?.entry;
   }
 
   list(prefix: string): Promise<Entry[]> {

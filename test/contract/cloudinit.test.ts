@@ -127,6 +127,7 @@ describe('the documents', () => {
         '\u007f',
         '\ufffe',
         '😀',
+        `#!/bin/sh\n${' x\t\n \n'.repeat(20)}\n: end `,
       ],
     );
     const text = fc.oneof(tricky, fc.string({ unit: 'binary' }), fc.string({ unit: 'grapheme' }));

@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, rmSync } from 'node:fs';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -17,7 +17,7 @@ export interface ConsulServer {
   /** After kill, on the same ports. Its data are kept unless it is a dev server. */
   start(): Promise<void>;
   /** Stops the process from running (SIGSTOP) until resume: connections stay open, answers don't come. */
-  pause(): void;
+  pause(): Promise<void>;
   resume(): void;
   /** Leaves nothing. */
   stop(): Promise<void>;
@@ -120,8 +120,14 @@ class LocalServer implements ConsulServer {
     await exited;
   }
 
-  pause(): void {
-    this.#child?.kill('SIGSTOP');
+  async pause(): Promise<void> {
+    const child = this.#child;
+    if (child === undefined) return;
+    child.kill('SIGSTOP');
+    // The signal reaches the threads one after another.
+    const tasks = `/proc/${child.pid ?? ''}/task`;
+    const stopped = async (task: string) => (await readFile(join(tasks, task, 'stat'), 'utf8')).includes(') T ');
+    while ((await Promise.all((await readdir(tasks)).map(stopped))).includes(false)) await sleep(1);
   }
 
   resume(): void {
