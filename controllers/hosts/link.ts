@@ -1,0 +1,188 @@
+import { BehaviorSubject, Subject, Subscription, type Observable } from 'rxjs';
+import { connect, constants, LibvirtConnectionError, LibvirtError } from '../../drivers/libvirt/index.js';
+import type { Connection, DomainLifecycle, DomainState, TlsMaterial } from '../../drivers/libvirt/types.js';
+import type { LibvirtLink, ObservedDomain, ObservedNetwork } from '../../reconcilers/host.js';
+import { backoffMs, sleep } from '../runtime/time.js';
+
+const retry = { baseMs: 200, maxMs: 5_000 } as const;
+
+/** virDomainState, by its number. */
+const states: readonly DomainState[] = [
+  'nostate',
+  'running',
+  'blocked',
+  'paused',
+  'shutdown',
+  'shutoff',
+  'crashed',
+  'pmsuspended',
+];
+
+/** Keeps one libvirt connection open, and what the daemon holds in memory: read in bulk, then kept current by events. */
+export class Link implements LibvirtLink {
+  readonly domains = new Map<string, ObservedDomain>();
+  readonly networks = new Map<string, ObservedNetwork>();
+  readonly #changes = new Subject<{ domains: readonly string[]; networks: readonly string[] }>();
+  readonly #lifecycle = new Subject<{ uuid: string; event: DomainLifecycle; detail: number }>();
+  readonly #connected = new BehaviorSubject(false);
+  readonly #stop = new AbortController();
+  /** What an event has named and is yet to be read. */
+  readonly #stale = new Set<string>();
+  #connection: Connection | undefined;
+  #lastError: Error | undefined;
+  readonly #running: Promise<void>;
+
+  constructor(
+    readonly uri: string,
+    private readonly tls: TlsMaterial | undefined,
+  ) {
+    this.#running = this.#run();
+  }
+
+  get changes(): Observable<{ domains: readonly string[]; networks: readonly string[] }> {
+    return this.#changes;
+  }
+
+  get lifecycle(): Observable<{ uuid: string; event: DomainLifecycle; detail: number }> {
+    return this.#lifecycle;
+  }
+
+  get connected(): Observable<boolean> {
+    return this.#connected;
+  }
+
+  get isConnected(): boolean {
+    return this.#connected.value;
+  }
+
+  get lastError(): Error | undefined {
+    return this.#lastError;
+  }
+
+  get connection(): Connection {
+    if (this.#connection && this.#connected.value) return this.#connection;
+    throw new LibvirtConnectionError('LIBVIRT_UNREACHABLE', `${this.uri}: ${this.#lastError?.message ?? 'connecting'}`);
+  }
+
+  async close(): Promise<void> {
+    this.#stop.abort();
+    await this.#connection?.close();
+    await this.#running;
+    this.#connected.complete();
+    this.#changes.complete();
+    this.#lifecycle.complete();
+  }
+
+  async #run(): Promise<void> {
+    const { signal } = this.#stop;
+    for (let failures = 0; !signal.aborted; failures++) {
+      const events = new Subscription();
+      try {
+        const connection = await connect(this.uri, { signal, ...(this.tls ? { tls: this.tls } : {}) });
+        this.#connection = connection;
+        this.#follow(connection, events);
+        await this.#load(connection);
+        failures = 0;
+        this.#lastError = undefined;
+        this.#connected.next(true);
+        this.#changes.next({ domains: [...this.domains.keys()], networks: [...this.networks.keys()] });
+        this.#lastError = (await connection.closed) ?? new Error('the connection was closed');
+      } catch (error) {
+        this.#lastError = error instanceof Error ? error : new Error(String(error));
+        await this.#connection?.close();
+      } finally {
+        events.unsubscribe();
+        this.#connection = undefined;
+      }
+      this.#setDown();
+      if (!signal.aborted) await sleep(backoffMs(failures, retry.baseMs, retry.maxMs), signal);
+    }
+  }
+
+  #setDown(): void {
+    if (this.#connected.value) this.#connected.next(false);
+  }
+
+  /** Events that come while the bulk read is under way are read again after it, so none is lost. */
+  #follow(connection: Connection, events: Subscription): void {
+    events.add(
+      connection.events.domainLifecycle.subscribe(({ domain, event, detail }) => {
+        this.#lifecycle.next({ uuid: domain.uuid, event, detail });
+        void this.#refresh(`domain ${domain.uuid}`, () => this.#readDomain(connection, domain.uuid, domain.name));
+      }),
+    );
+    events.add(
+      connection.events.networkLifecycle.subscribe(({ network }) => {
+        void this.#refresh(`network ${network.uuid}`, () => this.#readNetwork(connection, network.uuid, network.name));
+      }),
+    );
+  }
+
+  async #load(connection: Connection): Promise<void> {
+    const [domains, networks, active] = await Promise.all([
+      readDomains(connection),
+      connection.listNetworks(),
+      connection.listNetworks(constants.CONNECT_LIST_NETWORKS_ACTIVE),
+    ]);
+    const running = new Set(active.map(({ uuid }) => uuid));
+    this.domains.clear();
+    this.networks.clear();
+    for (const domain of domains) this.domains.set(domain.uuid, domain);
+    for (const { uuid, name } of networks) this.networks.set(uuid, { uuid, name, active: running.has(uuid) });
+  }
+
+  /** Reads one thing anew; several events in a row cost one read more, not one each. */
+  async #refresh(what: string, read: () => Promise<void>): Promise<void> {
+    if (this.#stale.has(what)) return;
+    this.#stale.add(what);
+    // Whatever is told from here on is told of a state that the read may not see yet.
+    await Promise.resolve();
+    this.#stale.delete(what);
+    try {
+      await read();
+    } catch {
+      // The connection went away; all is read anew on the next one.
+    }
+  }
+
+  async #readDomain(connection: Connection, uuid: string, name: string): Promise<void> {
+    try {
+      const status = await connection.domainState(uuid);
+      this.domains.set(uuid, { uuid, name, ...status });
+    } catch (error) {
+      if (!(error instanceof LibvirtError && error.kind === 'NO_DOMAIN')) throw error;
+      this.domains.delete(uuid);
+    }
+    this.#changes.next({ domains: [uuid], networks: [] });
+  }
+
+  async #readNetwork(connection: Connection, uuid: string, name: string): Promise<void> {
+    try {
+      this.networks.set(uuid, { uuid, name, active: await connection.networkIsActive(uuid) });
+    } catch (error) {
+      if (!(error instanceof LibvirtError && error.kind === 'NO_NETWORK')) throw error;
+      this.networks.delete(uuid);
+    }
+    this.#changes.next({ domains: [], networks: [uuid] });
+  }
+}
+
+/** All domains with their states in one call, where the driver has it. */
+async function readDomains(connection: Connection): Promise<ObservedDomain[]> {
+  try {
+    const all = await connection.allDomainStats(constants.DOMAIN_STATS_STATE);
+    return all.map(({ domain: { uuid, name }, params }) => ({
+      uuid,
+      name,
+      state: states[Number(params.get('state.state') ?? 0)] ?? 'nostate',
+      reason: Number(params.get('state.reason') ?? 0),
+    }));
+  } catch (error) {
+    if (!(error instanceof LibvirtError && (error.kind === 'NO_SUPPORT' || error.kind === 'OPERATION_UNSUPPORTED')))
+      throw error;
+    const domains = await connection.listDomains();
+    return await Promise.all(
+      domains.map(async ({ uuid, name }) => ({ uuid, name, ...(await connection.domainState(uuid)) })),
+    );
+  }
+}

@@ -1,0 +1,163 @@
+import { Subject, type Observable } from 'rxjs';
+import type { Site, SiteHost, SiteSpec } from '../../crds/index.js';
+import type { TlsMaterial } from '../../drivers/libvirt/types.js';
+import { openSwitch } from '../../drivers/openflow/index.js';
+import type { Switch } from '../../drivers/openflow/types.js';
+import { openOvsdb } from '../../drivers/ovsdb/index.js';
+import type { Ovsdb } from '../../drivers/ovsdb/types.js';
+import { hostKey, type Host, type Hosts } from '../../reconcilers/host.js';
+import type { HostRef } from '../../reconcilers/common/records.js';
+import type { ReadSecret } from '../../reconcilers/objects.js';
+import { monitoredTables } from '../../reconcilers/site/bridges.js';
+import { Link } from './link.js';
+
+/** Holds the connections to every host of the Sites; a host whose end points or certificates change gets new ones. */
+export class HostPool implements Hosts {
+  readonly #open = new Map<string, OpenHost>();
+  readonly #problems = new Map<string, string>();
+  readonly #added = new Subject<Host>();
+  readonly #removed = new Subject<Host>();
+  /** One change of a site at a time. */
+  readonly #turns = new Map<string, Promise<void>>();
+
+  constructor(
+    private readonly readSecret: ReadSecret,
+    /** Where the Secrets with the certificates are. */
+    private readonly namespace: string,
+  ) {}
+
+  get added(): Observable<Host> {
+    return this.#added;
+  }
+
+  get removed(): Observable<Host> {
+    return this.#removed;
+  }
+
+  get(ref: HostRef): Host | undefined {
+    return this.#open.get(hostKey(ref));
+  }
+
+  ofSite(site: string): readonly Host[] {
+    return [...this.#open.values()].filter((host) => host.site === site);
+  }
+
+  all(): Iterable<Host> {
+    return this.#open.values();
+  }
+
+  problem(site: string): string | undefined {
+    return this.#problems.get(site);
+  }
+
+  /** Opens, replaces and closes connections so that they are those of the Site; undefined: it is gone. */
+  async update(name: string, site: Site | undefined): Promise<void> {
+    const turn = (this.#turns.get(name) ?? Promise.resolve()).then(() => this.#update(name, site));
+    this.#turns.set(
+      name,
+      turn.catch(() => undefined),
+    );
+    await turn;
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([...this.#open.values()].map((host) => host.close()));
+    this.#open.clear();
+    this.#added.complete();
+    this.#removed.complete();
+  }
+
+  async #update(name: string, site: Site | undefined): Promise<void> {
+    const tls = site && (await this.#certificates(site));
+    const wanted = new Map((site?.spec.hosts ?? []).map((spec) => [`${name}/${spec.name}`, spec]));
+    if (tls === null) wanted.clear();
+    for (const host of this.ofSite(name)) {
+      const open = this.#open.get(hostKey(host));
+      const spec = wanted.get(hostKey(host));
+      if (open && spec && site && open.serves(spec, tls ?? undefined)) open.adopt(spec, site.spec);
+      else await this.#drop(hostKey(host));
+    }
+    if (!site) return;
+    for (const [key, spec] of wanted) {
+      if (this.#open.has(key)) continue;
+      const host = new OpenHost(name, spec, site.spec, tls ?? undefined);
+      this.#open.set(key, host);
+      this.#added.next(host);
+    }
+  }
+
+  /** null: the site names certificates that can't be had. */
+  async #certificates(site: Site): Promise<TlsMaterial | undefined | null> {
+    const { name } = site.metadata;
+    const secret = site.spec.tlsSecretRef?.name;
+    this.#problems.delete(name);
+    if (secret === undefined) return undefined;
+    const data = await this.readSecret(this.namespace, secret);
+    const [ca, cert, key] = ['ca.crt', 'tls.crt', 'tls.key'].map((field) => data?.[field]?.toString('utf8'));
+    if (ca !== undefined && cert !== undefined && key !== undefined) return { ca, cert, key };
+    this.#problems.set(
+      name,
+      `spec.tlsSecretRef: Secret ${this.namespace}/${secret} ${data ? 'lacks one of ca.crt, tls.crt, tls.key' : 'does not exist'}; create it with all three`,
+    );
+    return null;
+  }
+
+  async #drop(key: string): Promise<void> {
+    const host = this.#open.get(key);
+    if (!host) return;
+    this.#open.delete(key);
+    this.#removed.next(host);
+    await host.close();
+  }
+}
+
+class OpenHost implements Host {
+  readonly host: string;
+  readonly qemu: Link | undefined;
+  readonly lxc: Link | undefined;
+  readonly ovsdb: Ovsdb;
+  readonly int: Switch;
+  readonly edge: Switch;
+  readonly #endpoints: string;
+
+  constructor(
+    readonly site: string,
+    public spec: SiteHost,
+    public siteSpec: SiteSpec,
+    tls: TlsMaterial | undefined,
+  ) {
+    this.host = spec.name;
+    this.#endpoints = endpointsOf(spec, tls);
+    const options = tls ? { tls } : {};
+    const { libvirt, ovs } = spec;
+    this.qemu = libvirt.qemu === undefined ? undefined : new Link(libvirt.qemu, tls);
+    this.lxc = libvirt.lxc === undefined ? undefined : new Link(libvirt.lxc, tls);
+    this.ovsdb = openOvsdb(ovs.ovsdb, monitoredTables, options);
+    this.int = openSwitch(ovs.openflow.int, options);
+    this.edge = openSwitch(ovs.openflow.edge, options);
+  }
+
+  get libvirt(): Link {
+    const link = this.qemu ?? this.lxc;
+    // The schema requires one of them.
+    if (!link) throw new Error(`host ${hostKey(this)} has neither libvirt.qemu nor libvirt.lxc`);
+    return link;
+  }
+
+  /** Whether these connections are the ones that the spec asks for. */
+  serves(spec: SiteHost, tls: TlsMaterial | undefined): boolean {
+    return endpointsOf(spec, tls) === this.#endpoints;
+  }
+
+  adopt(spec: SiteHost, siteSpec: SiteSpec): void {
+    this.spec = spec;
+    this.siteSpec = siteSpec;
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([this.qemu?.close(), this.lxc?.close(), this.ovsdb.close(), this.int.close(), this.edge.close()]);
+  }
+}
+
+const endpointsOf = ({ libvirt, ovs }: SiteHost, tls: TlsMaterial | undefined): string =>
+  JSON.stringify([libvirt.qemu, libvirt.lxc, ovs.ovsdb, ovs.openflow, tls]);

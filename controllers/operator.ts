@@ -1,0 +1,259 @@
+import { hostname } from 'node:os';
+import { filter, firstValueFrom, merge, timer } from 'rxjs';
+import { kinds, type Site, type VMMigration } from '../crds/index.js';
+import { connectConsul } from '../drivers/consul/index.js';
+import { Allocator } from '../reconcilers/common/allocation.js';
+import { Directory } from '../reconcilers/common/directory.js';
+import { messageOf } from '../reconcilers/common/errors.js';
+import { Dataplane } from '../reconcilers/dataplane/dataplane.js';
+import { reconcileMigration } from '../reconcilers/migration/reconciler.js';
+import type { Move } from '../reconcilers/migration/move.js';
+import { reconcileNetwork } from '../reconcilers/network/reconciler.js';
+import { reconcileSite } from '../reconcilers/site/reconciler.js';
+import { reconcileMachine } from '../reconcilers/vm/reconciler.js';
+import { HostPool } from './hosts/pool.js';
+import { isKubeError, type KubeApi } from './kube/api.js';
+import { connectKube } from './kube/client.js';
+import { KindController } from './kind.js';
+import { machineIndexes, migrationIndexes, objectsOf } from './objects.js';
+import type { Options } from './options.js';
+import { EventRecorder } from './runtime/events.js';
+import type { Log } from './runtime/log.js';
+import { Manager, type Cache, type Outcome, type Task } from './runtime/manager.js';
+import { Metrics } from './runtime/metrics.js';
+import { Reflector } from './runtime/reflector.js';
+import { sleep } from './runtime/time.js';
+import { wire } from './triggers.js';
+
+const leaseName = 'isthmus';
+/** A host that has neither connected nor failed by then is treated as away. */
+const hostPatienceMs = 5_000;
+
+/** Puts the parts together and runs them until told to stop. */
+export async function runOperator(options: Options, log: Log): Promise<Outcome> {
+  const api = connectKube({ kubeconfigPath: options.kubeconfig });
+  const store = connectConsul(options.consul, options.consulToken === undefined ? {} : { token: options.consulToken });
+  const metrics = new Metrics();
+  const recorder = new EventRecorder({ api, log });
+  const reflectors = {
+    sites: new Reflector(api, kinds.Site, (object) => kinds.Site.parse(object), { log }),
+    networks: new Reflector(api, kinds.FederatedNetwork, (object) => kinds.FederatedNetwork.parse(object), { log }),
+    machines: new Reflector(api, kinds.FederatedVM, (object) => kinds.FederatedVM.parse(object), {
+      log,
+      indexes: machineIndexes,
+    }),
+    templates: new Reflector(api, kinds.VMTemplate, (object) => kinds.VMTemplate.parse(object), { log }),
+    migrations: new Reflector(api, kinds.VMMigration, (object) => kinds.VMMigration.parse(object), {
+      log,
+      indexes: migrationIndexes,
+    }),
+  };
+  const stores = {
+    sites: reflectors.sites.store,
+    networks: reflectors.networks.store,
+    machines: reflectors.machines.store,
+    templates: reflectors.templates.store,
+    migrations: reflectors.migrations.store,
+  };
+  const objects = objectsOf(stores);
+  const readSecret = (namespace: string, name: string) => api.secret(namespace, name);
+  const hosts = new HostPool(readSecret, options.namespace);
+  const directory = new Directory(store, (key, error) =>
+    log.error('damaged record', { key, problem: messageOf(error) }),
+  );
+  const allocator = new Allocator(store);
+  const dataplane = new Dataplane(hosts, directory, (message, fields) => log.warn(message, fields));
+  const moves = new Map<string, Move>();
+
+  const shared = { api, recorder, log, metrics, concurrency: options.concurrency, holdsEffects: true };
+  const say = (message: string, fields: Record<string, unknown>) => log.info(message, fields);
+  const sites = new KindController({
+    ...shared,
+    resource: kinds.Site,
+    store: stores.sites,
+    reconcile: async (site) => await reconcileSite(site, { hosts, objects, log: say }),
+  });
+  const networks = new KindController({
+    ...shared,
+    resource: kinds.FederatedNetwork,
+    store: stores.networks,
+    reconcile: async (network) =>
+      await reconcileNetwork(network, { objects, hosts, directory, dataplane, allocator, store }),
+  });
+  const machines = new KindController({
+    ...shared,
+    resource: kinds.FederatedVM,
+    store: stores.machines,
+    reconcile: async (machine) =>
+      await reconcileMachine(machine, {
+        objects,
+        hosts,
+        directory,
+        dataplane,
+        allocator,
+        store,
+        readSecret,
+        requestMove: async (vm, name, target) => await requestMove(api, vm, name, target),
+        now: () => performance.now(),
+      }),
+  });
+  const migrations = new KindController({
+    ...shared,
+    resource: kinds.VMMigration,
+    store: stores.migrations,
+    reconcile: async (migration) =>
+      await reconcileMigration(migration, {
+        objects,
+        hosts,
+        directory,
+        dataplane,
+        store,
+        moves,
+        enqueue: (each: VMMigration) => migrations.enqueue(each.metadata),
+        log: (message, fields) => log.warn(message, fields),
+        clock: () => new Date(),
+      }),
+  });
+  const templates = new KindController({
+    ...shared,
+    holdsEffects: false,
+    resource: kinds.VMTemplate,
+    store: stores.templates,
+    // Nothing is made of a template until a machine names it.
+    reconcile: async () =>
+      await Promise.resolve({ status: {}, ready: { value: true, reason: 'Accepted', message: '' } }),
+  });
+  const all = [sites, networks, machines, migrations, templates];
+
+  const wiring = wire(
+    { stores, objects, hosts, directory, dataplane },
+    {
+      site: (key) => sites.enqueue(key),
+      network: (key) => networks.enqueue(key),
+      machine: (key) => machines.enqueue(key),
+      migration: (key) => migrations.enqueue(key),
+      template: (key) => templates.enqueue(key),
+    },
+  );
+  const followSites = stores.sites.changes.subscribe(({ key, new: site }) => {
+    hosts
+      .update(key, site)
+      .catch((error: unknown) => log.warn('site not connected', { site: key, problem: messageOf(error) }));
+  });
+
+  const resync: Task = {
+    name: 'resync',
+    run: async (signal) => {
+      dataplane.start();
+      while (!signal.aborted) {
+        await sleep(options.resyncMs, signal);
+        for (const { metadata } of objects.sites())
+          await hosts.update(metadata.name, stores.sites.get(metadata.name)).catch(() => undefined);
+        await dataplane.audit();
+        for (const each of all) each.enqueueAll();
+      }
+    },
+  };
+  const manager = new Manager({
+    log,
+    metrics,
+    healthAddress: options.healthAddress,
+    reflectors: [
+      ...Object.values(reflectors),
+      warm('consul', async () => {
+        await Promise.all([directory.ready(), allocator.ready()]);
+      }),
+      warm('hosts', async () => await hostsSettled(reflectors.sites, hosts)),
+    ],
+    controllers: all.map(({ controller }) => controller),
+    tasks: [resync],
+    lease: options.leaderElect
+      ? { api, log, namespace: options.namespace, name: leaseName, identity: `${hostname()}-${String(process.pid)}` }
+      : undefined,
+  });
+  try {
+    return await manager.run();
+  } finally {
+    wiring.unsubscribe();
+    followSites.unsubscribe();
+    for (const move of moves.values()) move.close();
+    dataplane.close();
+    directory.close();
+    allocator.close();
+    await recorder.close();
+    await hosts.close();
+    await store.close();
+    api.close();
+  }
+}
+
+/** Something that must have been read once before controllers start, or they would act on half of the truth. */
+function warm(plural: string, ready: () => Promise<void>): Cache {
+  let synced = false;
+  let reading: Promise<void> | undefined;
+  const read = async (): Promise<void> => {
+    await (reading ??= ready().then(() => {
+      synced = true;
+    }));
+  };
+  return {
+    resource: { plural },
+    get synced() {
+      return synced;
+    },
+    start: () => {
+      read().catch(() => undefined);
+    },
+    stop: async () => await Promise.resolve(),
+    whenSynced: read,
+  };
+}
+
+/** Every host of every Site has connected, or failed to, once. */
+async function hostsSettled(sites: Reflector<Site>, hosts: HostPool): Promise<void> {
+  await sites.whenSynced();
+  await Promise.all(sites.store.list().map((site) => hosts.update(site.metadata.name, site).catch(() => undefined)));
+  await Promise.all(
+    [...hosts.all()].flatMap((host) => {
+      const links = [host.qemu, host.lxc].filter((link) => link !== undefined);
+      return [
+        ...links.map((link) => link.connected.pipe(filter((connected) => connected || link.lastError !== undefined))),
+        host.ovsdb.state.pipe(filter(({ connected }) => connected)),
+        // A host that is new to us has no bridges yet, so nobody waits long for their listeners.
+        ...[host.int, host.edge].map((bridge) =>
+          merge(bridge.state.pipe(filter(({ connected }) => connected)), timer(500)),
+        ),
+      ].map((settled) => firstValueFrom(merge(settled, timer(hostPatienceMs)), { defaultValue: undefined }));
+    }),
+  );
+}
+
+/** A changed placement asks for a move; one of that name exists already if an earlier try's answer was lost. */
+async function requestMove(
+  api: KubeApi,
+  vm: { apiVersion: string; kind: string; metadata: { namespace: string; name: string; uid: string } },
+  name: string,
+  target: VMMigration['spec']['target'],
+): Promise<void> {
+  try {
+    await api.create(kinds.VMMigration, {
+      metadata: {
+        name,
+        namespace: vm.metadata.namespace,
+        ownerReferences: [
+          {
+            apiVersion: vm.apiVersion,
+            kind: vm.kind,
+            name: vm.metadata.name,
+            uid: vm.metadata.uid,
+            controller: true,
+            blockOwnerDeletion: false,
+          },
+        ],
+      },
+      spec: { vmName: vm.metadata.name, target },
+    });
+  } catch (error) {
+    if (!isKubeError(error, 'KUBE_ALREADY_EXISTS')) throw error;
+  }
+}

@@ -1,0 +1,94 @@
+import { parseArgs } from 'node:util';
+import { LOG_LEVELS, type LogLevel } from './runtime/log.js';
+
+export interface Options {
+  readonly kubeconfig: string | undefined;
+  readonly consul: string;
+  readonly consulToken: string | undefined;
+  readonly namespace: string;
+  readonly healthAddress: string;
+  readonly leaderElect: boolean;
+  readonly resyncMs: number;
+  readonly concurrency: number;
+  readonly logLevel: LogLevel;
+  readonly logFormat: 'json' | 'console';
+}
+
+export class OptionError extends Error {
+  readonly code = 'ISTHMUS_OPTION';
+}
+
+export const usage = `isthmus: federates virtualised sites (networks, machines, live migration) from Kubernetes objects
+
+usage: isthmus [options]
+
+  --consul URL             Consul's HTTP API (default $CONSUL_HTTP_ADDR, else http://127.0.0.1:8500);
+                           a token is read from $CONSUL_HTTP_TOKEN
+  --kubeconfig FILE        default $KUBECONFIG, ~/.kube/config, then the pod's service account
+  --namespace NAME         the operator's own: Secrets of the Sites, Lease (default $POD_NAMESPACE, else isthmus-system)
+  --health-address H:P     /healthz, /readyz, /metrics (default 127.0.0.1:8081)
+  --no-leader-elect        for a single process
+  --resync-seconds N       everything is compared anew this often, though nothing happened (default 300)
+  --concurrency N          objects of a kind worked on at once (default 16)
+  --log-level LEVEL        ${LOG_LEVELS.join(', ')} (default info)
+  --log-format FORMAT      json or console (default json)
+  --help
+`;
+
+/** Parses the command line. Throws OptionError, naming the option; undefined: help was asked for. */
+export function parseOptions(args: readonly string[], env: NodeJS.ProcessEnv): Options | undefined {
+  const { values } = parse(args);
+  if (values.help) return undefined;
+  const level = values['log-level'] ?? 'info';
+  const format = values['log-format'] ?? 'json';
+  const logLevel = LOG_LEVELS.find((each) => each === level);
+  if (!logLevel) throw new OptionError(`--log-level: ${level} is none of ${LOG_LEVELS.join(', ')}`);
+  if (format !== 'json' && format !== 'console')
+    throw new OptionError(`--log-format: ${format} is neither json nor console`);
+  return {
+    kubeconfig: values.kubeconfig,
+    consul: url('--consul', values.consul ?? env['CONSUL_HTTP_ADDR'] ?? 'http://127.0.0.1:8500'),
+    consulToken: env['CONSUL_HTTP_TOKEN'],
+    namespace: values.namespace ?? env['POD_NAMESPACE'] ?? 'isthmus-system',
+    healthAddress: values['health-address'] ?? '127.0.0.1:8081',
+    leaderElect: !values['no-leader-elect'],
+    resyncMs: positive('--resync-seconds', values['resync-seconds'] ?? '300') * 1_000,
+    concurrency: positive('--concurrency', values.concurrency ?? '16'),
+    logLevel,
+    logFormat: format,
+  };
+}
+
+function parse(args: readonly string[]) {
+  try {
+    return parseArgs({
+      args: [...args],
+      options: {
+        consul: { type: 'string' },
+        kubeconfig: { type: 'string' },
+        namespace: { type: 'string' },
+        'health-address': { type: 'string' },
+        'no-leader-elect': { type: 'boolean' },
+        'resync-seconds': { type: 'string' },
+        concurrency: { type: 'string' },
+        'log-level': { type: 'string' },
+        'log-format': { type: 'string' },
+        help: { type: 'boolean', short: 'h' },
+      },
+    });
+  } catch (error) {
+    throw new OptionError(error instanceof Error ? error.message : String(error));
+  }
+}
+
+function url(option: string, text: string): string {
+  const whole = /^https?:\/\//.test(text) ? text : `http://${text}`;
+  if (!URL.canParse(whole)) throw new OptionError(`${option}: ${text} is not a URL, such as http://127.0.0.1:8500`);
+  return whole.replace(/\/$/, '');
+}
+
+function positive(option: string, text: string): number {
+  const value = Number(text);
+  if (!(value > 0)) throw new OptionError(`${option}: ${text} is not a number above 0`);
+  return value;
+}

@@ -1,0 +1,185 @@
+import { Subscription, type Observable } from 'rxjs';
+import type { Directory } from '../reconcilers/common/directory.js';
+import { ovsdbMark } from '../reconcilers/common/identity.js';
+import type { HostRef } from '../reconcilers/common/records.js';
+import { entries } from '../reconcilers/common/rows.js';
+import type { Dataplane } from '../reconcilers/dataplane/dataplane.js';
+import { hostKey, type Host, type Hosts } from '../reconcilers/host.js';
+import type { Objects } from '../reconcilers/objects.js';
+import { parseKey } from './kube/api.js';
+import type { Stores } from './objects.js';
+
+interface Key {
+  readonly namespace?: string | undefined;
+  readonly name: string;
+}
+
+/** Takes the keys of one kind that are to be looked at. */
+type Enqueue = (key: Key) => void;
+
+export interface TriggerTargets {
+  readonly site: Enqueue;
+  readonly network: Enqueue;
+  readonly machine: Enqueue;
+  readonly migration: Enqueue;
+  readonly template: Enqueue;
+}
+
+export interface TriggerSources {
+  readonly stores: Stores;
+  readonly objects: Objects;
+  readonly hosts: Hosts;
+  readonly directory: Directory;
+  readonly dataplane: Dataplane;
+}
+
+/** What wakes what: every change that somebody's reconcile depends on, as keys. No decisions are taken here. */
+export function wire(sources: TriggerSources, targets: TriggerTargets): Subscription {
+  const subscriptions = new Subscription();
+  const on = <T>(source: Observable<T>, act: (event: T) => void): void => {
+    subscriptions.add(source.subscribe(act));
+  };
+  wireObjects(sources, targets, on);
+  on(sources.directory.changes, ({ networks, machines }) => {
+    for (const fuid of networks) enqueueNetwork(sources, targets, fuid);
+    for (const fuid of machines) enqueueMachine(sources, targets, fuid);
+  });
+  on(sources.dataplane.drift, ({ vni }) => {
+    const fuid = sources.directory.networkOfVni(vni);
+    if (fuid !== undefined) enqueueNetwork(sources, targets, fuid);
+  });
+  const perHost = new Map<string, Subscription>();
+  const follow = (host: Host): void => {
+    perHost.get(hostKey(host))?.unsubscribe();
+    perHost.set(hostKey(host), wireHost(host, sources, targets));
+    targets.site({ name: host.site });
+  };
+  on(sources.hosts.added, follow);
+  on(sources.hosts.removed, (host) => {
+    perHost.get(hostKey(host))?.unsubscribe();
+    perHost.delete(hostKey(host));
+    targets.site({ name: host.site });
+  });
+  for (const host of sources.hosts.all()) follow(host);
+  subscriptions.add(() => {
+    for (const subscription of perHost.values()) subscription.unsubscribe();
+  });
+  return subscriptions;
+}
+
+function wireObjects(
+  { stores, objects }: TriggerSources,
+  targets: TriggerTargets,
+  on: <T>(source: Observable<T>, act: (event: T) => void) => void,
+): void {
+  on(stores.sites.changes, (change) => {
+    targets.site(parseKey(change.key));
+    // Status-only changes of a site (its capacity) are of no concern to others.
+    if (
+      change.old?.metadata.generation === change.new?.metadata.generation &&
+      change.old?.metadata.deletionTimestamp === change.new?.metadata.deletionTimestamp
+    )
+      return;
+    for (const { metadata } of objects.sites()) targets.site(metadata);
+    for (const { metadata } of objects.networks()) targets.network(metadata);
+  });
+  on(stores.networks.changes, ({ key, new: network, old }) => {
+    targets.network(parseKey(key));
+    const metadata = (network ?? old)?.metadata;
+    if (!metadata) return;
+    for (const machine of objects.machinesOn(metadata.namespace, metadata.name)) targets.machine(machine.metadata);
+    // A deleted network may be what kept a site.
+    if (!network)
+      for (const site of objects.sites())
+        if (site.metadata.deletionTimestamp !== undefined) targets.site(site.metadata);
+  });
+  on(stores.machines.changes, ({ key, new: machine, old }) => {
+    targets.machine(parseKey(key));
+    const { metadata, spec, status } = machine ?? old ?? {};
+    if (!metadata || !spec) return;
+    for (const migration of objects.migrationsOf(metadata.namespace, metadata.name))
+      targets.migration(migration.metadata);
+    if (machine && old && old.status?.site === status?.site && old.status?.host === status?.host) return;
+    for (const { name } of spec.networks) targets.network({ namespace: metadata.namespace, name });
+    for (const name of new Set([old?.status?.site, status?.site])) if (name !== undefined) targets.site({ name });
+  });
+  on(stores.migrations.changes, ({ key, new: migration, old }) => {
+    targets.migration(parseKey(key));
+    // The next in line.
+    const { metadata, spec } = migration ?? old ?? {};
+    if (metadata && spec && migration?.status?.phase !== old?.status?.phase)
+      for (const other of objects.migrationsOf(metadata.namespace, spec.vmName)) targets.migration(other.metadata);
+  });
+  on(stores.templates.changes, ({ key, new: template }) => {
+    targets.template(parseKey(key));
+    for (const { metadata, spec } of objects.machines())
+      if (spec.template === template?.metadata.name) targets.machine(metadata);
+  });
+}
+
+function wireHost(host: Host, sources: TriggerSources, targets: TriggerTargets): Subscription {
+  const subscription = new Subscription();
+  const site = { name: host.site };
+  const { directory } = sources;
+  for (const link of new Set([host.libvirt, host.qemu, host.lxc])) {
+    if (!link) continue;
+    subscription.add(
+      link.connected.subscribe(() => {
+        targets.site(site);
+        enqueueAllAt(host, sources, targets);
+      }),
+    );
+    subscription.add(
+      link.changes.subscribe(({ domains, networks }) => {
+        for (const uuid of domains) enqueueMachine(sources, targets, directory.machineOfDomain(uuid));
+        for (const uuid of networks) enqueueNetwork(sources, targets, directory.networkOfUuid(uuid));
+      }),
+    );
+  }
+  subscription.add(host.ovsdb.state.subscribe(() => targets.site(site)));
+  subscription.add(
+    host.ovsdb.changes.subscribe(({ table, old, new: row }) => {
+      // Machines' ports are the data plane's; of the rest only what carries our mark, or hangs on it, matters.
+      if (table === 'Interface' && !isOurs(old) && !isOurs(row)) return;
+      if (table === 'Port' && !isOurs(old) && !isOurs(row)) return;
+      targets.site(site);
+    }),
+  );
+  for (const bridge of [host.int, host.edge])
+    subscription.add(
+      bridge.state.subscribe(() => {
+        targets.site(site);
+        for (const [fuid, { value }] of directory.networks())
+          if (value.sites.includes(host.site)) enqueueNetwork(sources, targets, fuid);
+      }),
+    );
+  return subscription;
+}
+
+const isOurs = (row: Parameters<typeof entries>[0]): boolean => entries(row, 'external_ids').has(ovsdbMark);
+
+/** A daemon that comes or goes concerns all that should be there, also what it no longer names. */
+function enqueueAllAt(host: HostRef, sources: TriggerSources, targets: TriggerTargets): void {
+  const { directory } = sources;
+  for (const [fuid, { value }] of directory.networks())
+    if (value.sites.includes(host.site)) enqueueNetwork(sources, targets, fuid);
+  for (const [fuid, { value }] of directory.machines())
+    if (hostKey(value) === hostKey(host) || (value.target && hostKey(value.target) === hostKey(host)))
+      enqueueMachine(sources, targets, fuid);
+}
+
+function enqueueNetwork({ directory }: TriggerSources, targets: TriggerTargets, fuid: string | undefined): void {
+  const record = fuid === undefined ? undefined : directory.network(fuid)?.value;
+  if (record) targets.network(record);
+}
+
+function enqueueMachine(
+  { directory, objects }: TriggerSources,
+  targets: TriggerTargets,
+  fuid: string | undefined,
+): void {
+  const record = fuid === undefined ? undefined : directory.machine(fuid)?.value;
+  if (!record) return;
+  targets.machine(record);
+  for (const { metadata } of objects.migrationsOf(record.namespace, record.name)) targets.migration(metadata);
+}

@@ -1,0 +1,190 @@
+import { Subject, type Observable, type Subscription } from 'rxjs';
+import type { Entry, KeyValueStore, View } from '../../drivers/consul/types.js';
+import { Transient } from './errors.js';
+import { domainUuid, networkUuid } from './identity.js';
+import {
+  networkRecord,
+  parseRecord,
+  prefixes,
+  vmRecord,
+  type InterfaceRecord,
+  type NetworkRecord,
+  type Versioned,
+  type VmRecord,
+} from './records.js';
+
+/** What changed in the directory. */
+export interface DirectoryChange {
+  /** Networks whose record changed, or one of whose machines did, by fuid. */
+  readonly networks: ReadonlySet<string>;
+  /** The VNIs that those networks have or had. */
+  readonly vnis: ReadonlySet<number>;
+  readonly machines: ReadonlySet<string>;
+}
+
+type Change = { networks: Iterable<string>; vnis: Iterable<number>; machines: Iterable<string> };
+
+/**
+ * The federation's networks and machines as Consul tells, kept current and indexed, so that the cost of one change does
+ * not grow with what exists. A site learns from here, and only from here, where the others' machines are.
+ */
+export class Directory {
+  readonly #networks = new Map<string, Versioned<NetworkRecord>>();
+  readonly #byVni = new Map<number, string>();
+  readonly #machines = new Map<string, Versioned<VmRecord>>();
+  readonly #machinesOf = new Map<string, Set<string>>();
+  readonly #interfaces = new Map<string, InterfaceRecord>();
+  readonly #byDomain = new Map<string, string>();
+  readonly #byNetworkUuid = new Map<string, string>();
+  readonly #changes = new Subject<DirectoryChange>();
+  readonly #views: readonly { view: View; subscription: Subscription }[];
+
+  constructor(
+    store: KeyValueStore,
+    private readonly onDamage: (key: string, error: unknown) => void,
+  ) {
+    const follow = (prefix: string, take: (key: string, entry: Entry | undefined) => Change) => {
+      const view = store.watch(prefix);
+      const subscription = view.changes.subscribe((changed) => {
+        const networks = new Set<string>();
+        const vnis = new Set<number>();
+        const machines = new Set<string>();
+        for (const key of changed) {
+          const change = this.#guarded(key, () => take(key.slice(prefix.length), view.get(key)));
+          for (const fuid of change?.networks ?? []) networks.add(fuid);
+          for (const vni of change?.vnis ?? []) vnis.add(vni);
+          for (const fuid of change?.machines ?? []) machines.add(fuid);
+        }
+        this.#changes.next({ networks, vnis, machines });
+      });
+      return { view, subscription };
+    };
+    this.#views = [
+      follow(prefixes.network, (fuid, entry) => this.#takeNetwork(fuid, entry)),
+      follow(prefixes.vm, (fuid, entry) => this.#takeMachine(fuid, entry)),
+    ];
+  }
+
+  get changes(): Observable<DirectoryChange> {
+    return this.#changes;
+  }
+
+  /** False while Consul is away: what is not seen here may then exist, so nothing is removed for its absence. */
+  get current(): boolean {
+    return this.#views.every(({ view }) => view.current);
+  }
+
+  async ready(timeoutMs?: number): Promise<void> {
+    await Promise.all(this.#views.map(({ view }) => view.ready(timeoutMs)));
+  }
+
+  network(fuid: string): Versioned<NetworkRecord> | undefined {
+    return this.#networks.get(fuid);
+  }
+
+  networks(): IterableIterator<[string, Versioned<NetworkRecord>]> {
+    return this.#networks.entries();
+  }
+
+  networkOfVni(vni: number): string | undefined {
+    return this.#byVni.get(vni);
+  }
+
+  machine(fuid: string): Versioned<VmRecord> | undefined {
+    return this.#machines.get(fuid);
+  }
+
+  machines(): IterableIterator<[string, Versioned<VmRecord>]> {
+    return this.#machines.entries();
+  }
+
+  /** The machine of a libvirt domain, and the network of a libvirt network, by UUID. */
+  machineOfDomain(uuid: string): string | undefined {
+    return this.#byDomain.get(uuid);
+  }
+
+  networkOfUuid(uuid: string): string | undefined {
+    return this.#byNetworkUuid.get(uuid);
+  }
+
+  /** The machine's interface that an OVS port's iface-id names. */
+  interface(id: string): InterfaceRecord | undefined {
+    return this.#interfaces.get(id);
+  }
+
+  /** The machines with an interface on a network, by fuid. */
+  *machinesOf(networkFuid: string): IterableIterator<[string, VmRecord]> {
+    for (const fuid of this.#machinesOf.get(networkFuid) ?? []) {
+      const machine = this.#machines.get(fuid);
+      if (machine) yield [fuid, machine.value];
+    }
+  }
+
+  /** Throws while what is seen may be stale, for decisions that a stale view would make wrongly. */
+  assertCurrent(): void {
+    if (!this.current)
+      throw new Transient('ConsulUnavailable', 'Consul does not answer: nothing is allocated or removed until it does');
+  }
+
+  close(): void {
+    for (const { view, subscription } of this.#views) {
+      subscription.unsubscribe();
+      view.close();
+    }
+    this.#changes.complete();
+  }
+
+  #takeNetwork(fuid: string, entry: Entry | undefined): Change {
+    const record = entry && parseRecord(networkRecord, entry);
+    const before = this.#networks.get(fuid);
+    const vnis: number[] = [];
+    if (before) {
+      vnis.push(before.value.vni);
+      if (this.#byVni.get(before.value.vni) === fuid) this.#byVni.delete(before.value.vni);
+      this.#networks.delete(fuid);
+      this.#byNetworkUuid.delete(networkUuid(fuid));
+    }
+    if (record) {
+      this.#byNetworkUuid.set(networkUuid(fuid), fuid);
+      vnis.push(record.value.vni);
+      this.#networks.set(fuid, record);
+      this.#byVni.set(record.value.vni, fuid);
+    }
+    return { networks: [fuid], vnis, machines: [] };
+  }
+
+  #takeMachine(fuid: string, entry: Entry | undefined): Change {
+    const record = entry && parseRecord(vmRecord, entry);
+    const networks = new Set<string>();
+    for (const { network, id } of this.#machines.get(fuid)?.value.interfaces ?? []) {
+      networks.add(network);
+      this.#interfaces.delete(id);
+      const machines = this.#machinesOf.get(network);
+      machines?.delete(fuid);
+      if (machines?.size === 0) this.#machinesOf.delete(network);
+    }
+    this.#machines.delete(fuid);
+    this.#byDomain.delete(domainUuid(fuid));
+    if (record) {
+      this.#byDomain.set(domainUuid(fuid), fuid);
+      this.#machines.set(fuid, record);
+      for (const each of record.value.interfaces) {
+        networks.add(each.network);
+        this.#interfaces.set(each.id, each);
+        this.#machinesOf.set(each.network, (this.#machinesOf.get(each.network) ?? new Set()).add(fuid));
+      }
+    }
+    const vnis = [...networks].flatMap((network) => this.#networks.get(network)?.value.vni ?? []);
+    return { networks, vnis, machines: [fuid] };
+  }
+
+  /** A damaged record is reported and leaves what was known before. */
+  #guarded(key: string, take: () => Change): Change | undefined {
+    try {
+      return take();
+    } catch (error) {
+      this.onDamage(key, error);
+      return undefined;
+    }
+  }
+}

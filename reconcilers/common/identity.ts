@@ -1,0 +1,77 @@
+import { createHash } from 'node:crypto';
+import { v5 as uuidv5 } from 'uuid';
+
+/**
+ * What is ours, and what it is called. Everything that must survive a move derives from the fuid (the `metadata.uid` of
+ * the object where it was first created) and never contains the site.
+ */
+
+/** The namespace of the XML element that marks libvirt objects as ours. */
+export const metadataNamespace = 'https://isthmus.dev/v1alpha1';
+export const metadataPrefix = 'isthmus';
+
+/** The external_ids key that marks OVSDB rows as ours; its value tells what the row is. */
+export const ovsdbMark = 'isthmus';
+
+export const integrationBridge = 'isth-int';
+export const edgeBridge = 'isth-edge';
+/** Ports of the pair that joins them: on isth-int and on isth-edge. */
+export const patchPorts = { int: 'isth-patch-edge', edge: 'isth-patch-int' } as const;
+
+const uuidNamespace = uuidv5('isthmus.dev', uuidv5.DNS);
+
+function derived(fuid: string, what: string): string {
+  return uuidv5(`${what}/${fuid}`, uuidNamespace);
+}
+
+export const shortFuid = (fuid: string): string => fuid.slice(0, 8);
+
+/** Readable and unique; a leftover of a deleted namesake has another fuid, so it never blocks nor is adopted. */
+function readableName(name: string, fuid: string): string {
+  return `isth-${name.slice(0, 40)}-${shortFuid(fuid)}`;
+}
+
+export const domainUuid = (fuid: string): string => derived(fuid, 'domain');
+export const domainName = readableName;
+export const networkUuid = (fuid: string): string => derived(fuid, 'network');
+export const networkName = readableName;
+/** OVS iface-id of a machine's index-th interface. */
+export const interfaceId = (fuid: string, index: number): string => derived(fuid, `interface/${String(index)}`);
+
+export const diskVolumeName = (fuid: string): string => `isth-${fuid}-root.qcow2`;
+export const seedVolumeName = (fuid: string): string => `isth-${fuid}-seed.iso`;
+/** The machine that a volume belongs to, or undefined if it is not a machine's volume of ours. */
+export function volumeOwner(volume: string): string | undefined {
+  return /^isth-([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})-/.exec(volume)?.[1];
+}
+
+/**
+ * A MAC for a machine's index-th interface: locally administered, unicast, 44 bits of the fuid's hash. attempt moves on
+ * when another owner holds it (2^-44 a pair, but a clash would cut two machines off).
+ */
+export function macAddress(fuid: string, index: number, attempt = 0): string {
+  const digest = createHash('sha256')
+    .update(`mac/${fuid}/${String(index)}/${String(attempt)}`)
+    .digest();
+  const bytes = [0x02 | ((digest[0] ?? 0) & 0xf0), ...digest.subarray(1, 6)];
+  return bytes.map((byte) => byte.toString(16).padStart(2, '0')).join(':');
+}
+
+/** Port name of the tunnel to a peer host: ≤ 15 characters, as the kernel wants it. */
+export function tunnelPortName(site: string, host: string): string {
+  return `isth-${createHash('sha256').update(`${site}/${host}`).digest('hex').slice(0, 10)}`;
+}
+
+/** Cookie layout: docs/adr/0001. */
+export const cookieMagic = 0x4953n << 48n;
+export const cookieMagicMask = 0xffffn << 48n;
+export const bridgeCookie = cookieMagic;
+export const networkCookie = (vni: number): bigint => cookieMagic | (1n << 40n) | BigInt(vni);
+
+/** The VNI of a network's cookie, or undefined if the cookie is another class's or not ours. */
+export function vniOfCookie(cookie: bigint): number | undefined {
+  return cookie >> 40n === ((cookieMagic >> 40n) | 1n) ? Number(cookie & 0xffffffn) : undefined;
+}
+
+/** Whether a libvirt network or domain of that name is one of ours. */
+export const isOurs = (name: string): boolean => /^isth-.+-[0-9a-f]{8}$/.test(name);

@@ -1,0 +1,105 @@
+import { z } from 'zod';
+import type { Entry } from '../../drivers/consul/types.js';
+import { Stalled } from './errors.js';
+
+/** What the operators share in Consul: keys, and values as JSON. Everything read back is parsed: others write there too. */
+export const keys = {
+  object: (fuid: string) => `isthmus/object/${fuid}`,
+  vlan: (id: number) => `isthmus/vlan/${String(id)}`,
+  vni: (id: number) => `isthmus/vni/${String(id)}`,
+  ip: (networkFuid: string, address: string) => `isthmus/ip/${networkFuid}/${address}`,
+  mac: (mac: string) => `isthmus/mac/${mac}`,
+  network: (fuid: string) => `isthmus/network/${fuid}`,
+  owner: (fuid: string) => `isthmus/owner/${fuid}`,
+  vm: (fuid: string) => `isthmus/vm/${fuid}`,
+  site: (name: string) => `isthmus/site/${name}`,
+} as const;
+
+export const prefixes = {
+  all: 'isthmus/',
+  object: 'isthmus/object/',
+  vlan: 'isthmus/vlan/',
+  vni: 'isthmus/vni/',
+  ip: 'isthmus/ip/',
+  mac: 'isthmus/mac/',
+  network: 'isthmus/network/',
+  owner: 'isthmus/owner/',
+  vm: 'isthmus/vm/',
+} as const;
+
+const hostRef = z.object({ site: z.string(), host: z.string() });
+export type HostRef = z.infer<typeof hostRef>;
+
+export const objectRecord = z.object({ kind: z.string(), namespace: z.string(), name: z.string() });
+export type ObjectRecord = z.infer<typeof objectRecord>;
+
+/** Fixed at creation, but for sites. The MTU is guest ABI: a machine refuses to move to another. */
+export const networkRecord = z.object({
+  namespace: z.string(),
+  name: z.string(),
+  cidr: z.string(),
+  vlan: z.number().int(),
+  vni: z.number().int(),
+  mtu: z.number().int(),
+  sites: z.array(z.string()),
+});
+export type NetworkRecord = z.infer<typeof networkRecord>;
+
+/** One machine's interface, as every site needs it to forward to it. */
+export const interfaceRecord = z.object({
+  network: z.string().describe('fuid of the network'),
+  name: z.string().describe('name of the network'),
+  id: z.string().describe('iface-id of the OVS port'),
+  mac: z.string(),
+  address: z.string(),
+});
+export type InterfaceRecord = z.infer<typeof interfaceRecord>;
+
+/** All that an owner holds: its release deletes exactly these keys. */
+export const ownerRecord = z.object({ keys: z.array(z.string()) });
+export type OwnerRecord = z.infer<typeof ownerRecord>;
+
+/**
+ * Who may run a machine. While phase is Moving nobody starts or defines from this record; attempt names the migration,
+ * site and host stay the source until the target owns it.
+ */
+export const vmRecord = z.object({
+  namespace: z.string(),
+  name: z.string(),
+  site: z.string(),
+  host: z.string(),
+  generation: z.number().int().describe('counts the changes of owner'),
+  phase: z.enum(['Owned', 'Moving', 'Deleting']),
+  /** True from the moment its disk exists: a missing disk is then data loss to report, never one to make anew. */
+  disk: z.boolean(),
+  attempt: z.string().optional(),
+  target: hostRef.optional(),
+  placedFor: z.string().optional().describe('the placement last served, as site/host'),
+  interfaces: z.array(interfaceRecord),
+});
+export type VmRecord = z.infer<typeof vmRecord>;
+
+/** A record with the index that a CAS compares. */
+export interface Versioned<T> {
+  readonly value: T;
+  readonly index: number;
+}
+
+/** Parses an entry; a value that is not of the shape is somebody's damage, to be named rather than guessed around. */
+export function parseRecord<T>(schema: z.ZodType<T>, entry: Entry): Versioned<T> {
+  let json: unknown;
+  try {
+    json = JSON.parse(entry.value);
+  } catch {
+    json = undefined;
+  }
+  const parsed = schema.safeParse(json);
+  if (!parsed.success)
+    throw new Stalled(
+      'RecordDamaged',
+      `Consul key ${entry.key} does not hold what it should; restore it from a backup of Consul`,
+    );
+  return { value: parsed.data, index: entry.index };
+}
+
+export const serialise = (record: object): string => JSON.stringify(record);

@@ -1,0 +1,293 @@
+import { filter, firstValueFrom, map, startWith, Subject, Subscription, takeUntil, timer, type Observable } from 'rxjs';
+import type { Directory } from '../common/directory.js';
+import { messageOf } from '../common/errors.js';
+import { bridgeCookie, networkCookie, patchPorts, vniOfCookie } from '../common/identity.js';
+import type { HostRef } from '../common/records.js';
+import { hostKey, type Host, type Hosts } from '../host.js';
+import { Ports } from './ports.js';
+import { Program } from './program.js';
+import { bridgeFlows, networkFlows, type BridgeFlows, type LocalPort, type Location } from './tables.js';
+
+/** How far a network's flows on one host are what they should be. */
+export interface FlowReport {
+  readonly wanted: number;
+  readonly present: number;
+  readonly error: string | undefined;
+}
+
+/** The unit of work on a host: a VNI, or the bridges' own flows. */
+type Unit = number | 'bridge';
+
+const cookieOf = (unit: Unit): bigint => (unit === 'bridge' ? bridgeCookie : networkCookie(unit));
+
+/**
+ * Keeps every host's bridges programmed: listens to the directory (who is where), to the ports (OVSDB) and to the switches (what was
+ * removed), and brings the units that a change touches to what they should be. A port's flows are there milliseconds
+ * after its tap appears, and no reconcile has to ask for them.
+ */
+export class Dataplane {
+  readonly #hosts = new Map<string, HostDataplane>();
+  readonly #subscriptions = new Subscription();
+  readonly #drift = new Subject<{ readonly host: HostRef; readonly vni: number }>();
+
+  constructor(
+    private readonly hosts: Hosts,
+    private readonly directory: Directory,
+    private readonly log: (message: string, fields: Record<string, unknown>) => void,
+  ) {}
+
+  /** Begins to program; before, nothing is written to any switch. */
+  start(): void {
+    const all = (): Iterable<HostDataplane> => this.#hosts.values();
+    this.#subscriptions.add(this.hosts.added.subscribe((host) => this.#add(host)));
+    this.#subscriptions.add(
+      this.hosts.removed.subscribe((host) => {
+        this.#hosts.get(hostKey(host))?.close();
+        this.#hosts.delete(hostKey(host));
+        for (const each of all()) each.markAll();
+      }),
+    );
+    this.#subscriptions.add(
+      this.directory.changes.subscribe(({ vnis }) => {
+        for (const each of all()) for (const vni of vnis) each.mark(vni);
+      }),
+    );
+    for (const host of this.hosts.all()) this.#add(host);
+  }
+
+  /** Networks whose flows on a host were found changed behind our back. */
+  get drift(): Observable<{ readonly host: HostRef; readonly vni: number }> {
+    return this.#drift;
+  }
+
+  /** Resolves when the network's flows on that host are in force, or with the error that prevents it. */
+  async ensure(ref: HostRef, vni: number): Promise<FlowReport> {
+    const host = this.#hosts.get(hostKey(ref));
+    if (!host) return { wanted: 0, present: 0, error: `host ${hostKey(ref)} is not known` };
+    return await host.ensure(vni);
+  }
+
+  /** The state of the network's flows on that host as last seen. */
+  report(ref: HostRef, vni: number): FlowReport | undefined {
+    return this.#hosts.get(hostKey(ref))?.report(vni);
+  }
+
+  /** Resolves true once the switch has given the machine's interface a port on that host, false after the deadline. */
+  async whenPort(ref: HostRef, interfaceId: string, deadlineMs: number): Promise<boolean> {
+    const ports = this.#hosts.get(hostKey(ref))?.ports;
+    if (!ports) return false;
+    const seen = ports.changes.pipe(
+      startWith(undefined),
+      map(() => ports.machine(interfaceId) !== undefined),
+      filter((present) => present),
+      takeUntil(timer(deadlineMs)),
+    );
+    return await firstValueFrom(seen, { defaultValue: false });
+  }
+
+  /** Reads all switches anew and repairs what differs from what was thought to be there. */
+  async audit(): Promise<void> {
+    await Promise.all([...this.#hosts.values()].map((host) => host.audit()));
+  }
+
+  close(): void {
+    this.#subscriptions.unsubscribe();
+    for (const host of this.#hosts.values()) host.close();
+    this.#hosts.clear();
+    this.#drift.complete();
+  }
+
+  #add(host: Host): void {
+    this.#hosts.get(hostKey(host))?.close();
+    const dataplane = new HostDataplane(host, this.hosts, this.directory, this.log, (vni) =>
+      this.#drift.next({ host, vni }),
+    );
+    this.#hosts.set(hostKey(host), dataplane);
+    // The others now have one more tunnel to flood to.
+    for (const each of this.#hosts.values()) each.markAll();
+  }
+}
+
+const count = (flows: BridgeFlows | undefined): number => (flows ? flows.int.length + flows.edge.length : 0);
+
+/** A switch that refused or did not answer is asked again after this long; one that reconnects, at once. */
+const retryMs = 2_000;
+
+interface Waiter {
+  readonly vni: number;
+  readonly resolve: (report: FlowReport) => void;
+}
+
+class HostDataplane {
+  readonly ports: Ports;
+  readonly #programs: Readonly<Record<'int' | 'edge', Program>>;
+  readonly #dirty = new Set<Unit>();
+  readonly #wanted = new Map<Unit, BridgeFlows>();
+  #waiters: Waiter[] = [];
+  #running = false;
+  #closed = false;
+  #error: string | undefined;
+  readonly #failed = new Set<Unit>();
+  #retry: NodeJS.Timeout | undefined;
+  readonly #subscription;
+
+  constructor(
+    private readonly host: Host,
+    private readonly hosts: Hosts,
+    private readonly directory: Directory,
+    private readonly log: (message: string, fields: Record<string, unknown>) => void,
+    private readonly onDrift: (vni: number) => void,
+  ) {
+    this.ports = new Ports(host.ovsdb);
+    this.#subscription = this.ports.changes.subscribe(({ interfaceId, infrastructure }) => {
+      if (infrastructure) this.markAll();
+      else if (interfaceId !== undefined) {
+        const network = this.directory.interface(interfaceId)?.network;
+        const vni = network === undefined ? undefined : this.directory.network(network)?.value.vni;
+        if (vni !== undefined) this.mark(vni);
+      }
+    });
+    const drift = (cookie: bigint | undefined) => {
+      if (cookie === undefined) {
+        this.markAll();
+        return;
+      }
+      const vni = vniOfCookie(cookie);
+      this.mark(vni ?? 'bridge');
+      if (vni !== undefined) this.onDrift(vni);
+    };
+    this.#programs = { int: new Program(host.int, drift), edge: new Program(host.edge, drift) };
+    this.markAll();
+  }
+
+  mark(unit: Unit): void {
+    this.#dirty.add(unit);
+    void this.#drain();
+  }
+
+  markAll(): void {
+    this.#dirty.add('bridge');
+    for (const [, { value }] of this.directory.networks()) this.#dirty.add(value.vni);
+    void this.#drain();
+  }
+
+  async ensure(vni: number): Promise<FlowReport> {
+    return await new Promise((resolve) => {
+      this.#waiters.push({ vni, resolve });
+      this.mark(vni);
+    });
+  }
+
+  report(vni: number): FlowReport | undefined {
+    const flows = this.#wanted.get(vni);
+    if (!flows) return undefined;
+    const cookie = networkCookie(vni);
+    return {
+      wanted: count(flows),
+      present: this.#programs.int.present(cookie, flows.int) + this.#programs.edge.present(cookie, flows.edge),
+      error: this.#error,
+    };
+  }
+
+  async audit(): Promise<void> {
+    await Promise.allSettled([this.#programs.int.audit(), this.#programs.edge.audit()]);
+  }
+
+  close(): void {
+    this.#closed = true;
+    clearTimeout(this.#retry);
+    this.#subscription.unsubscribe();
+    this.ports.close();
+    this.#programs.int.close();
+    this.#programs.edge.close();
+    for (const { vni, resolve } of this.#waiters.splice(0)) resolve(this.#outcome(vni, 'the host was removed'));
+  }
+
+  /** Works off what is dirty, all that has gathered as one bundle a bridge; one pass at a time. */
+  async #drain(): Promise<void> {
+    if (this.#running) return;
+    this.#running = true;
+    // What changes in the same turn of the event loop goes together.
+    await Promise.resolve();
+    while (this.#dirty.size > 0 && !this.#closed) {
+      const units = new Set(this.#dirty);
+      this.#dirty.clear();
+      const waiters = this.#waiters;
+      this.#waiters = [];
+      this.#error = await this.#pass(units);
+      if (this.#error !== undefined && this.#isConnected) this.#retryLater(units);
+      for (const { vni, resolve } of waiters) resolve(this.#outcome(vni, this.#error));
+    }
+    this.#running = false;
+  }
+
+  async #pass(units: Set<Unit>): Promise<string | undefined> {
+    try {
+      const { int, edge } = this.#programs;
+      await Promise.all([int.load(), edge.load()]);
+      // While Consul is away, what is not seen may exist.
+      if (units.has('bridge') && this.directory.current) for (const vni of this.#orphans()) units.add(vni);
+      for (const unit of units) this.#wanted.set(unit, this.#compile(unit));
+      const flows = (bridge: 'int' | 'edge') =>
+        new Map([...units].map((unit) => [cookieOf(unit), this.#wanted.get(unit)?.[bridge] ?? []] as const));
+      await Promise.all([int.apply(flows('int')), edge.apply(flows('edge'))]);
+      for (const unit of units) if (count(this.#wanted.get(unit)) === 0) this.#wanted.delete(unit);
+      return undefined;
+    } catch (error) {
+      if (this.#isConnected) this.log('flows not applied', { host: hostKey(this.host), error: messageOf(error) });
+      return messageOf(error);
+    }
+  }
+
+  get #isConnected(): boolean {
+    return this.#programs.int.isConnected && this.#programs.edge.isConnected;
+  }
+
+  /** VNIs of which flows are here but no record anywhere: networks that were deleted while we were away. */
+  #orphans(): number[] {
+    const { int, edge } = this.#programs;
+    return [...int.cookies(), ...edge.cookies()]
+      .flatMap((cookie) => vniOfCookie(cookie) ?? [])
+      .filter((vni) => this.directory.networkOfVni(vni) === undefined);
+  }
+
+  #retryLater(units: Iterable<Unit>): void {
+    for (const unit of units) this.#failed.add(unit);
+    this.#retry ??= setTimeout(() => {
+      this.#retry = undefined;
+      for (const unit of this.#failed) this.#dirty.add(unit);
+      this.#failed.clear();
+      void this.#drain();
+    }, retryMs);
+  }
+
+  #outcome(vni: number, error: string | undefined): FlowReport {
+    return { wanted: 0, present: 0, ...this.report(vni), error };
+  }
+
+  #compile(unit: Unit): BridgeFlows {
+    if (unit === 'bridge') return bridgeFlows();
+    const nothing: BridgeFlows = { int: [], edge: [] };
+    const fuid = this.directory.networkOfVni(unit);
+    const network = fuid === undefined ? undefined : this.directory.network(fuid)?.value;
+    if (fuid === undefined || !network?.sites.includes(this.host.site)) return nothing;
+    const int = this.ports.named(patchPorts.int);
+    const edge = this.ports.named(patchPorts.edge);
+    if (int === undefined || edge === undefined) throw new Error('the bridges are not joined yet');
+    const ports: LocalPort[] = [];
+    const locations: Location[] = [];
+    for (const [, machine] of this.directory.machinesOf(fuid))
+      for (const { network: of, id, mac, address } of machine.interfaces) {
+        if (of !== fuid) continue;
+        const port = this.ports.machine(id);
+        if (port !== undefined) ports.push({ port, mac, address });
+        if (hostKey(machine) !== hostKey(this.host))
+          locations.push({ mac, at: 'elsewhere', tunnel: this.ports.tunnel(hostKey(machine)) });
+        else if (port !== undefined) locations.push({ mac, at: 'here', port });
+      }
+    const tunnels = network.sites
+      .flatMap((site) => this.hosts.ofSite(site))
+      .flatMap((peer) => this.ports.tunnel(hostKey(peer)) ?? []);
+    return networkFlows({ vni: unit, vlan: network.vlan, patch: { int, edge }, ports, locations, tunnels });
+  }
+}

@@ -1,0 +1,108 @@
+import { Subject, type Observable } from 'rxjs';
+import type { Ovsdb, Row, RowChange } from '../../drivers/ovsdb/types.js';
+import { ovsdbMark } from '../common/identity.js';
+
+/** Columns that this index reads of table Interface. */
+export const interfaceColumns = ['name', 'ofport', 'external_ids', 'type'] as const;
+
+export interface PortChange {
+  /** The iface-ids whose port came, went or got another number. */
+  readonly interfaceId?: string;
+  /** A port of the bridges themselves changed (patch, tunnel): everything on the host depends on it. */
+  readonly infrastructure?: true;
+}
+
+interface Port {
+  readonly ofport: number | undefined;
+  readonly interfaceId: string | undefined;
+  readonly peer: string | undefined;
+  readonly name: string;
+  readonly ours: boolean;
+}
+
+/** OpenFlow port numbers of one host's interfaces, by what they are for; kept current by the OVSDB monitor. */
+export class Ports {
+  readonly #rows = new Map<string, Port>();
+  readonly #byInterfaceId = new Map<string, string>();
+  readonly #byName = new Map<string, string>();
+  readonly #byPeer = new Map<string, string>();
+  readonly #changes = new Subject<PortChange>();
+  readonly #subscription;
+
+  constructor(ovsdb: Ovsdb) {
+    this.#subscription = ovsdb.changes.subscribe((change) => this.#take(change));
+  }
+
+  get changes(): Observable<PortChange> {
+    return this.#changes;
+  }
+
+  /** The port of a machine's interface, once the switch has given it a number. */
+  machine(interfaceId: string): number | undefined {
+    return this.#number(this.#byInterfaceId.get(interfaceId));
+  }
+
+  named(name: string): number | undefined {
+    return this.#number(this.#byName.get(name));
+  }
+
+  /** The tunnel to a peer host ("site/host"). */
+  tunnel(peer: string): number | undefined {
+    return this.#number(this.#byPeer.get(peer));
+  }
+
+  close(): void {
+    this.#subscription.unsubscribe();
+    this.#changes.complete();
+  }
+
+  #number(uuid: string | undefined): number | undefined {
+    return uuid === undefined ? undefined : this.#rows.get(uuid)?.ofport;
+  }
+
+  #take(change: RowChange): void {
+    if (change.table !== 'Interface') return;
+    const before = this.#rows.get(change.uuid);
+    const after = change.new && portOf(change.new);
+    if (before) this.#unindex(change.uuid, before);
+    if (after) this.#index(change.uuid, after);
+    for (const interfaceId of new Set([before?.interfaceId, after?.interfaceId]))
+      if (interfaceId !== undefined) this.#changes.next({ interfaceId });
+    if ((before?.ours ?? false) || (after?.ours ?? false)) this.#changes.next({ infrastructure: true });
+  }
+
+  #index(uuid: string, port: Port): void {
+    this.#rows.set(uuid, port);
+    this.#byName.set(port.name, uuid);
+    if (port.peer !== undefined) this.#byPeer.set(port.peer, uuid);
+    // A stale row of a crashed guest may carry the same iface-id: the one with a port number counts.
+    if (port.interfaceId !== undefined && (port.ofport !== undefined || !this.#byInterfaceId.has(port.interfaceId)))
+      this.#byInterfaceId.set(port.interfaceId, uuid);
+  }
+
+  #unindex(uuid: string, port: Port): void {
+    this.#rows.delete(uuid);
+    if (this.#byName.get(port.name) === uuid) this.#byName.delete(port.name);
+    if (port.peer !== undefined && this.#byPeer.get(port.peer) === uuid) this.#byPeer.delete(port.peer);
+    if (port.interfaceId !== undefined && this.#byInterfaceId.get(port.interfaceId) === uuid)
+      this.#byInterfaceId.delete(port.interfaceId);
+  }
+}
+
+function portOf(row: Row): Port {
+  const ids = row['external_ids'] instanceof Map ? (row['external_ids'] as ReadonlyMap<unknown, unknown>) : new Map();
+  const text = (key: string): string | undefined => {
+    const value: unknown = ids.get(key);
+    return typeof value === 'string' ? value : undefined;
+  };
+  const ofports = row['ofport'];
+  const ofport: unknown = Array.isArray(ofports) ? ofports[0] : ofports;
+  return {
+    name: typeof row['name'] === 'string' ? row['name'] : '',
+    // -1 says that the switch could not make the port.
+    ofport: typeof ofport === 'number' && ofport > 0 ? ofport : undefined,
+    interfaceId: text('iface-id'),
+    peer: text(ovsdbMark) === 'tunnel' ? text(`${ovsdbMark}-peer`) : undefined,
+    ours: text(ovsdbMark) !== undefined,
+  };
+}

@@ -1,0 +1,58 @@
+import type { VMMigrationStatus } from '../../crds/index.js';
+import { constants } from '../../drivers/libvirt/index.js';
+import type { JobStats } from '../../drivers/libvirt/types.js';
+
+type Figures = Pick<
+  VMMigrationStatus,
+  | 'progressPercent'
+  | 'transferredBytes'
+  | 'remainingBytes'
+  | 'dirtyRateBytesPerSecond'
+  | 'iteration'
+  | 'totalTimeMs'
+  | 'downtimeMs'
+>;
+
+function number(params: JobStats['params'], name: string): number | undefined {
+  const value = params.get(name);
+  return typeof value === 'number' || typeof value === 'bigint' ? Number(value) : undefined;
+}
+
+const defined = <T extends object>(figures: { [K in keyof T]: T[K] | undefined }): T =>
+  Object.fromEntries(Object.entries(figures).filter(([, value]) => value !== undefined)) as T;
+
+/** Figures of a running job. The percentage never runs backwards, though what remains may grow, and is 100 only at the end. */
+export function progressOf(params: JobStats['params'], before: Figures): Figures {
+  const total = number(params, constants.DOMAIN_JOB_DATA_TOTAL) ?? 0;
+  const remaining = number(params, constants.DOMAIN_JOB_DATA_REMAINING);
+  const percent = total > 0 && remaining !== undefined ? Math.floor((100 * (total - remaining)) / total) : 0;
+  const pages = number(params, constants.DOMAIN_JOB_MEMORY_DIRTY_RATE);
+  return defined<Figures>({
+    progressPercent: Math.max(before.progressPercent ?? 0, Math.min(percent, 99)),
+    transferredBytes: number(params, constants.DOMAIN_JOB_DATA_PROCESSED) ?? before.transferredBytes,
+    remainingBytes: remaining ?? before.remainingBytes,
+    dirtyRateBytesPerSecond:
+      pages === undefined
+        ? before.dirtyRateBytesPerSecond
+        : pages * (number(params, constants.DOMAIN_JOB_MEMORY_PAGE_SIZE) ?? 4096),
+    iteration: number(params, constants.DOMAIN_JOB_MEMORY_ITERATION) ?? before.iteration,
+    totalTimeMs: undefined,
+    downtimeMs: undefined,
+  });
+}
+
+/** Figures of a job that has completed. */
+export function resultOf(params: JobStats['params'], before: Figures): Figures {
+  return {
+    ...progressOf(params, before),
+    ...defined<Figures>({
+      progressPercent: 100,
+      remainingBytes: 0,
+      totalTimeMs: number(params, constants.DOMAIN_JOB_TIME_ELAPSED),
+      downtimeMs: number(params, constants.DOMAIN_JOB_DOWNTIME),
+      transferredBytes: number(params, constants.DOMAIN_JOB_DATA_PROCESSED) ?? before.transferredBytes,
+      dirtyRateBytesPerSecond: undefined,
+      iteration: number(params, constants.DOMAIN_JOB_MEMORY_ITERATION) ?? before.iteration,
+    }),
+  };
+}

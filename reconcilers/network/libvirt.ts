@@ -1,0 +1,73 @@
+import { constants } from '../../drivers/libvirt/index.js';
+import { integrationBridge, metadataNamespace, metadataPrefix, networkUuid } from '../common/identity.js';
+import { tolerating } from '../common/libvirt.js';
+import { buildXml, parseXml } from '../common/xml.js';
+import type { Host } from '../host.js';
+
+/** The libvirt network that machines of a FederatedNetwork plug into; of one name and UUID at all sites. */
+export interface WantedNetwork {
+  readonly fuid: string;
+  readonly name: string;
+  readonly vlan: number;
+  readonly mtu: number;
+}
+
+export function networkXml({ fuid, name, vlan, mtu }: WantedNetwork): string {
+  return buildXml({
+    network: {
+      name,
+      uuid: networkUuid(fuid),
+      metadata: {
+        [`${metadataPrefix}:network`]: { [`@xmlns:${metadataPrefix}`]: metadataNamespace, '@fuid': fuid },
+      },
+      mtu: { '@size': mtu },
+      forward: { '@mode': 'bridge' },
+      bridge: { '@name': integrationBridge },
+      virtualport: { '@type': 'openvswitch' },
+      vlan: { tag: { '@id': vlan } },
+    },
+  });
+}
+
+/** What a defined network says of what matters; equal texts mean that nothing needs to be redefined. */
+function essence(xml: string): string {
+  const at = parseXml(xml);
+  return [
+    at('network', 'name'),
+    at('network', 'uuid'),
+    at('network', 'mtu', '@size'),
+    at('network', 'forward', '@mode'),
+    at('network', 'bridge', '@name'),
+    at('network', 'virtualport', '@type'),
+    at('network', 'vlan', 'tag', '@id'),
+  ].join('|');
+}
+
+/** Defines, mends and starts the network on one host; does nothing where nothing differs. */
+export async function ensureNetwork(host: Host, wanted: WantedNetwork): Promise<void> {
+  const { connection, networks } = host.libvirt;
+  const uuid = networkUuid(wanted.fuid);
+  const xml = networkXml(wanted);
+  const seen = networks.get(uuid);
+  const same = seen && essence(await connection.networkXml(uuid, constants.NETWORK_XML_INACTIVE)) === essence(xml);
+  if (!same) {
+    await connection.defineNetwork(xml);
+    // A running network keeps its old definition until it is restarted; machines that are plugged in stay plugged in.
+    if (seen?.active) await tolerating(['OPERATION_INVALID'], connection.destroyNetwork(uuid));
+  }
+  if (same && seen.active) return;
+  await Promise.all([
+    tolerating(['OPERATION_INVALID'], connection.startNetwork(uuid)),
+    connection.setNetworkAutostart(uuid, true),
+  ]);
+}
+
+/** Removes the network from one host, whatever state it is in. */
+export async function removeNetwork(host: Host, fuid: string): Promise<void> {
+  const { connection, networks } = host.libvirt;
+  const uuid = networkUuid(fuid);
+  const seen = networks.get(uuid);
+  if (!seen) return;
+  if (seen.active) await tolerating(['OPERATION_INVALID', 'NO_NETWORK'], connection.destroyNetwork(uuid));
+  await tolerating(['NO_NETWORK'], connection.undefineNetwork(uuid));
+}

@@ -1,0 +1,103 @@
+import { parseCidr, type FederatedNetwork, type Site } from '../../crds/index.js';
+import { Stalled, Waiting } from '../common/errors.js';
+import type { Objects } from '../objects.js';
+
+/** A VXLAN frame's outer IPv4, UDP and VXLAN headers and its inner Ethernet header, in bytes (RFC 7348 §5). */
+const encapsulation = 20 + 8 + 8 + 14;
+const defaultUnderlayMtu = 1500;
+const defaultVlanRange = { from: 100, to: 3999 } as const;
+export const vniRange = { from: 4096, to: 16_777_215 } as const;
+
+/** What a network's spec comes to on the sites that there are. */
+export interface NetworkPlan {
+  readonly sites: readonly string[];
+  readonly mtu: number;
+  readonly vlanRange: { readonly from: number; readonly to: number };
+}
+
+/** Pure. Throws Stalled or Waiting, naming the field and the remedy. */
+export function planNetwork(network: FederatedNetwork, objects: Objects): NetworkPlan {
+  const sites = memberSites(network, objects);
+  refuseOverlap(network, objects);
+  for (const { metadata, spec } of sites)
+    requireController(network, metadata.name, spec.sdnController?.type ?? 'BuiltIn');
+  const smallest = sites.reduce((least, site) => (underlayMtu(site) < underlayMtu(least) ? site : least));
+  const largestMtu = underlayMtu(smallest) - encapsulation;
+  const mtu = network.spec.mtu ?? largestMtu;
+  if (mtu > largestMtu)
+    throw new Stalled(
+      'MTUTooLarge',
+      `spec.mtu: ${String(mtu)} does not fit: site ${smallest.metadata.name} carries ${String(largestMtu)} (underlayMTU ${String(underlayMtu(smallest))} less ${String(encapsulation)} for VXLAN); make a network with a smaller mtu or leave it out`,
+    );
+  const ranges = sites.map(({ spec }) => spec.vlanRange ?? defaultVlanRange);
+  const vlanRange = {
+    from: Math.max(...ranges.map(({ from }) => from)),
+    to: Math.min(...ranges.map(({ to }) => to)),
+  };
+  const pin = network.spec.vlanId;
+  if (vlanRange.from > vlanRange.to)
+    throw new Stalled(
+      'NoCommonVLAN',
+      `spec.sites: the vlanRanges of ${names(sites)} have no VLAN in common; widen one of them`,
+    );
+  if (pin !== undefined && (pin < vlanRange.from || pin > vlanRange.to))
+    throw new Stalled(
+      'VLANOutOfRange',
+      `spec.vlanId: ${String(pin)} is not in ${String(vlanRange.from)}-${String(vlanRange.to)}, which the sites ${names(sites)} share; choose another or leave it out`,
+    );
+  return { sites: sites.map(({ metadata }) => metadata.name).sort(), mtu, vlanRange };
+}
+
+const names = (sites: readonly Site[]): string => sites.map(({ metadata }) => metadata.name).join(', ');
+
+const underlayMtu = (site: Site): number => site.spec.underlayMTU ?? defaultUnderlayMtu;
+
+function memberSites(network: FederatedNetwork, objects: Objects): [Site, ...Site[]] {
+  const known = [...objects.sites()];
+  const staying = (site: Site): boolean => site.metadata.deletionTimestamp === undefined;
+  const chosen = network.spec.sites?.map((name) => {
+    const site = known.find(({ metadata }) => metadata.name === name);
+    if (!site)
+      throw new Waiting(
+        'UnknownSite',
+        `spec.sites: there is no Site ${name} (known: ${names(known) || 'none'}); create it or take it out of the list`,
+        30_000,
+      );
+    return site;
+  });
+  const [first, ...rest] = chosen ?? known.filter(staying);
+  if (!first) throw new Waiting('NoSite', 'spec.sites: there is no Site yet; create one', 30_000);
+  return [first, ...rest];
+}
+
+/** Within a tenant addresses must be unambiguous: a machine may be on several of its networks. The older network stays. */
+function refuseOverlap(network: FederatedNetwork, objects: Objects): void {
+  const own = parseCidr(network.spec.cidr);
+  if (!own)
+    throw new Stalled('InvalidCIDR', `spec.cidr: ${network.spec.cidr} is not an IPv4 CIDR, such as 172.16.0.0/16`);
+  for (const other of objects.networks()) {
+    if (other.metadata.namespace !== network.metadata.namespace || other.metadata.uid === network.metadata.uid)
+      continue;
+    const theirs = parseCidr(other.spec.cidr);
+    if (!theirs || theirs.last < own.first || own.last < theirs.first || !isOlder(other, network)) continue;
+    throw new Waiting(
+      'OverlappingCIDR',
+      `spec.cidr: ${network.spec.cidr} overlaps ${other.spec.cidr} of FederatedNetwork ${other.metadata.namespace}/${other.metadata.name}; choose another range`,
+      30_000,
+    );
+  }
+}
+
+function isOlder(a: FederatedNetwork, b: FederatedNetwork): boolean {
+  const [first, second] = [a, b].map(({ metadata }) => `${metadata.creationTimestamp}/${metadata.uid}`);
+  return (first ?? '') < (second ?? '');
+}
+
+function requireController(network: FederatedNetwork, site: string, controller: string): void {
+  const wanted = network.spec.sdnController;
+  if (wanted !== undefined && wanted !== controller)
+    throw new Stalled(
+      'ControllerMismatch',
+      `spec.sdnController: site ${site} has ${controller}, not ${wanted}; take the site out of spec.sites or change the site's sdnController`,
+    );
+}

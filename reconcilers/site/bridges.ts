@@ -1,0 +1,278 @@
+import type { Operation, Row } from '../../drivers/ovsdb/types.js';
+import { Stalled } from '../common/errors.js';
+import { edgeBridge, integrationBridge, ovsdbMark, patchPorts, tunnelPortName } from '../common/identity.js';
+import { entries, text, texts, uuids } from '../common/rows.js';
+
+/** Tables and columns of the Open_vSwitch database that the operator watches. */
+export const monitoredTables = {
+  Open_vSwitch: ['bridges', 'ovs_version'],
+  Bridge: ['name', 'ports', 'controller', 'fail_mode', 'datapath_type', 'protocols', 'external_ids', 'other_config'],
+  Port: ['name', 'interfaces', 'external_ids'],
+  Interface: ['name', 'type', 'options', 'ofport', 'external_ids', 'error', 'mtu_request'],
+  Controller: ['target'],
+} as const;
+
+/** A remote host that this one has a tunnel to. */
+export interface Peer {
+  readonly site: string;
+  readonly host: string;
+  readonly underlayAddress: string;
+}
+
+/** What a host's switch is to hold: two bridges, the pair that joins them, a tunnel to each peer. */
+export interface WantedBridges {
+  readonly datapathType: string;
+  readonly underlayAddress: string;
+  /** OpenFlow listeners as OVS names them: ptcp:PORT:ADDRESS or pssl:PORT:ADDRESS. */
+  readonly listeners: { readonly int: string; readonly edge: string };
+  readonly peers: readonly Peer[];
+}
+
+/** One OVSDB replica's tables, by row UUID. */
+export type Tables = (table: keyof typeof monitoredTables) => ReadonlyMap<string, Row>;
+
+/** One change, with the reason that goes to log and event. */
+export interface BridgeChange {
+  readonly reason: string;
+  readonly operations: readonly Operation[];
+}
+
+interface WantedPort {
+  readonly name: string;
+  readonly type: string;
+  readonly options: Readonly<Record<string, string>>;
+  readonly externalIds: Readonly<Record<string, string>>;
+}
+
+interface WantedBridge {
+  readonly name: string;
+  readonly listener: string;
+  readonly ports: readonly WantedPort[];
+}
+
+/** The listener that a bridge needs so that we can connect to the given end point: tcp:HOST:PORT → ptcp:PORT:HOST. */
+export function listenerOf(endpoint: string): string {
+  const match = /^(tcp|ssl):(.+):(\d+)$/.exec(endpoint);
+  if (!match)
+    throw new Stalled(
+      'InvalidEndpoint',
+      `OpenFlow end point ${endpoint}: expected tcp:ADDRESS:PORT or ssl:ADDRESS:PORT`,
+    );
+  const [, transport = '', address = '', port = ''] = match;
+  return `p${transport}:${port}:${address}`;
+}
+
+function wantedBridges(wanted: WantedBridges): WantedBridge[] {
+  const patch = (name: string, peer: string): WantedPort => ({
+    name,
+    type: 'patch',
+    options: { peer },
+    externalIds: { [ovsdbMark]: 'patch' },
+  });
+  const tunnels = wanted.peers.map(({ site, host, underlayAddress }) => ({
+    name: tunnelPortName(site, host),
+    type: 'vxlan',
+    options: { remote_ip: underlayAddress, local_ip: wanted.underlayAddress, key: 'flow' },
+    externalIds: { [ovsdbMark]: 'tunnel', [`${ovsdbMark}-peer`]: `${site}/${host}` },
+  }));
+  return [
+    { name: integrationBridge, listener: wanted.listeners.int, ports: [patch(patchPorts.int, patchPorts.edge)] },
+    { name: edgeBridge, listener: wanted.listeners.edge, ports: [patch(patchPorts.edge, patchPorts.int), ...tunnels] },
+  ];
+}
+
+/** What differs, in the order in which it is to be applied. Pure. Throws Stalled for a bridge of that name that is not ours. */
+export function diffBridges(wanted: WantedBridges, tables: Tables): BridgeChange[] {
+  return wantedBridges(wanted).flatMap((bridge) => {
+    const found = [...tables('Bridge')].find(([, row]) => text(row, 'name') === bridge.name);
+    if (!found) return [createBridge(bridge, wanted.datapathType, tables)];
+    const [uuid, row] = found;
+    if (!entries(row, 'external_ids').has(ovsdbMark))
+      throw new Stalled(
+        'ForeignBridge',
+        `bridge ${bridge.name} exists but is not ours (no external_ids:${ovsdbMark}); rename or delete it`,
+      );
+    return [...repairBridge(bridge, wanted.datapathType, uuid, row, tables), ...diffPorts(bridge, uuid, row, tables)];
+  });
+}
+
+/** Removes both bridges, if they are ours; their ports and listeners go with them. */
+export function removeBridges(tables: Tables): BridgeChange[] {
+  return [...tables('Bridge')]
+    .filter(
+      ([, row]) =>
+        [integrationBridge, edgeBridge].includes(text(row, 'name') ?? '') &&
+        entries(row, 'external_ids').has(ovsdbMark),
+    )
+    .map(([uuid, row]) => ({
+      reason: `remove bridge ${text(row, 'name') ?? ''}`,
+      operations: [
+        { op: 'mutate', table: 'Open_vSwitch', where: [], mutations: [['bridges', 'delete', ['uuid', uuid]]] },
+      ],
+    }));
+}
+
+const ovsMap = (record: Readonly<Record<string, string>>): unknown => ['map', Object.entries(record)];
+const ovsSet = (values: readonly unknown[]): unknown => ['set', values];
+const symbol = (name: string): string => `new_${name.replace(/[^A-Za-z0-9_]/g, '_')}`;
+const byUuid = (uuid: string): unknown => [['_uuid', '==', ['uuid', uuid]]];
+
+const bridgeColumns = (bridge: WantedBridge, datapathType: string) => ({
+  fail_mode: 'secure',
+  datapath_type: datapathType,
+  protocols: 'OpenFlow13',
+  external_ids: ovsMap({ [ovsdbMark]: 'bridge' }),
+  other_config: ovsMap({ 'disable-in-band': 'true' }),
+});
+
+function createBridge(bridge: WantedBridge, datapathType: string, tables: Tables): BridgeChange {
+  const local: WantedPort = { name: bridge.name, type: 'internal', options: {}, externalIds: {} };
+  const ports = [local, ...bridge.ports];
+  const [root] = tables('Open_vSwitch').keys();
+  return {
+    reason: `create bridge ${bridge.name}`,
+    operations: [
+      ...ports.flatMap(insertPort),
+      controllerInsert(bridge),
+      {
+        op: 'insert',
+        table: 'Bridge',
+        'uuid-name': symbol(`bridge_${bridge.name}`),
+        row: {
+          name: bridge.name,
+          ...bridgeColumns(bridge, datapathType),
+          ports: ovsSet(ports.map(({ name }) => ['named-uuid', symbol(`port_${name}`)])),
+          controller: ['named-uuid', symbol(`listener_${bridge.name}`)],
+        },
+      },
+      {
+        op: 'mutate',
+        table: 'Open_vSwitch',
+        where: root === undefined ? [] : byUuid(root),
+        mutations: [['bridges', 'insert', ['named-uuid', symbol(`bridge_${bridge.name}`)]]],
+      },
+    ],
+  };
+}
+
+const controllerInsert = (bridge: WantedBridge): Operation => ({
+  op: 'insert',
+  table: 'Controller',
+  'uuid-name': symbol(`listener_${bridge.name}`),
+  row: { target: bridge.listener, external_ids: ovsMap({ [ovsdbMark]: 'listener' }) },
+});
+
+function insertPort(port: WantedPort): Operation[] {
+  return [
+    {
+      op: 'insert',
+      table: 'Interface',
+      'uuid-name': symbol(`interface_${port.name}`),
+      row: { name: port.name, type: port.type, options: ovsMap(port.options), external_ids: ovsMap(port.externalIds) },
+    },
+    {
+      op: 'insert',
+      table: 'Port',
+      'uuid-name': symbol(`port_${port.name}`),
+      row: {
+        name: port.name,
+        interfaces: ['named-uuid', symbol(`interface_${port.name}`)],
+        external_ids: ovsMap(port.externalIds),
+      },
+    },
+  ];
+}
+
+function repairBridge(
+  bridge: WantedBridge,
+  datapathType: string,
+  uuid: string,
+  row: Row,
+  tables: Tables,
+): BridgeChange[] {
+  const changes: BridgeChange[] = [];
+  if (
+    text(row, 'fail_mode') !== 'secure' ||
+    (text(row, 'datapath_type') ?? 'system') !== datapathType ||
+    texts(row, 'protocols').join() !== 'OpenFlow13'
+  )
+    changes.push({
+      reason: `repair settings of bridge ${bridge.name}`,
+      operations: [{ op: 'update', table: 'Bridge', where: byUuid(uuid), row: bridgeColumns(bridge, datapathType) }],
+    });
+  const targets = uuids(row, 'controller').map((each) => text(tables('Controller').get(each), 'target'));
+  if (targets.length !== 1 || targets[0] !== bridge.listener)
+    changes.push({
+      reason: `set OpenFlow listener of bridge ${bridge.name}`,
+      operations: [
+        controllerInsert(bridge),
+        {
+          op: 'update',
+          table: 'Bridge',
+          where: byUuid(uuid),
+          row: { controller: ['named-uuid', symbol(`listener_${bridge.name}`)] },
+        },
+      ],
+    });
+  return changes;
+}
+
+function diffPorts(bridge: WantedBridge, bridgeUuid: string, row: Row, tables: Tables): BridgeChange[] {
+  const present = new Map<string, { port: string; interface: Row | undefined; marked: boolean }>();
+  for (const port of uuids(row, 'ports')) {
+    const portRow = tables('Port').get(port);
+    const name = text(portRow, 'name');
+    if (name === undefined) continue;
+    const [interfaceUuid = ''] = uuids(portRow, 'interfaces');
+    present.set(name, {
+      port,
+      interface: tables('Interface').get(interfaceUuid),
+      marked: entries(portRow, 'external_ids').has(ovsdbMark),
+    });
+  }
+  const detach = (port: string): Operation => ({
+    op: 'mutate',
+    table: 'Bridge',
+    where: byUuid(bridgeUuid),
+    mutations: [['ports', 'delete', ['uuid', port]]],
+  });
+  const attach = (port: WantedPort): Operation[] => [
+    ...insertPort(port),
+    {
+      op: 'mutate',
+      table: 'Bridge',
+      where: byUuid(bridgeUuid),
+      mutations: [['ports', 'insert', ['named-uuid', symbol(`port_${port.name}`)]]],
+    },
+  ];
+  const wantedNames = new Set(bridge.ports.map(({ name }) => name));
+  const stale = [...present]
+    .filter(([name, { marked }]) => marked && !wantedNames.has(name))
+    .map(([name, { port }]) => ({
+      reason: `remove port ${name} of bridge ${bridge.name}`,
+      operations: [detach(port)],
+    }));
+  const wanted = bridge.ports.flatMap((port): BridgeChange[] => {
+    const found = present.get(port.name);
+    if (!found) return [{ reason: `add port ${port.name} to bridge ${bridge.name}`, operations: attach(port) }];
+    if (portMatches(port, found.interface)) return [];
+    return [
+      {
+        reason: `replace port ${port.name} of bridge ${bridge.name}`,
+        operations: [detach(found.port), ...attach(port)],
+      },
+    ];
+  });
+  return [...stale, ...wanted];
+}
+
+function portMatches(port: WantedPort, row: Row | undefined): boolean {
+  const options = entries(row, 'options');
+  const ids = entries(row, 'external_ids');
+  return (
+    text(row, 'type') === port.type &&
+    options.size === Object.keys(port.options).length &&
+    Object.entries(port.options).every(([key, value]) => options.get(key) === value) &&
+    Object.entries(port.externalIds).every(([key, value]) => ids.get(key) === value)
+  );
+}

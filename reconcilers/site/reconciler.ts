@@ -1,0 +1,197 @@
+import type { Observable } from 'rxjs';
+import { quantity, type Site, type SiteHostStatus, type SiteStatus } from '../../crds/index.js';
+import { isInterruption, messageOf } from '../common/errors.js';
+import { edgeBridge, integrationBridge } from '../common/identity.js';
+import type { Outcome } from '../common/outcome.js';
+import { hostKey, type Host, type Hosts } from '../host.js';
+import type { Objects } from '../objects.js';
+import { machineSize } from '../vm/size.js';
+import { diffBridges, listenerOf, removeBridges, type BridgeChange, type Peer, type Tables } from './bridges.js';
+import { gatherHost, type ObservedHost, type Problem } from './gather.js';
+
+export interface SiteDependencies {
+  readonly hosts: Hosts;
+  readonly objects: Objects;
+  readonly log: (message: string, fields: Record<string, unknown>) => void;
+}
+
+type Status = Omit<SiteStatus, 'conditions' | 'observedGeneration'>;
+
+/** Brings a site's hosts to where networks and machines can be put on them, and says what they have. */
+export async function reconcileSite(site: Site, dependencies: SiteDependencies): Promise<Outcome<Status>> {
+  const observed = await Promise.all(site.spec.hosts.map((spec) => gatherHost(site, spec, dependencies.hosts)));
+  if (site.metadata.deletionTimestamp !== undefined) return await remove(site, observed, dependencies);
+  const peers = peersOf(dependencies.objects);
+  const problems = await Promise.all(observed.map((each) => prepare(each, peers, dependencies)));
+  const hosts = observed.map((each, index) => hostStatus(each, problems[index] ?? [], site, dependencies.objects));
+  const status = statusOf(site, hosts, dependencies.objects);
+  const broken = hosts.filter((host) => !host.ready);
+  const [first] = broken;
+  if (!first) return { status, ready: { value: true, reason: 'HostsReady', message: 'all hosts are ready' } };
+  const reason = first.reason ?? 'HostNotReady';
+  const message = broken.map((host) => host.message ?? host.name).join('; ');
+  return { status, ready: { value: false, reason, message }, reconciling: { reason, message }, requeueAfterMs: 10_000 };
+}
+
+/** Every host of every site that is not on its way out. */
+function peersOf(objects: Objects): Peer[] {
+  return [...objects.sites()]
+    .filter((site) => site.metadata.deletionTimestamp === undefined)
+    .flatMap((site) =>
+      site.spec.hosts.map(({ name, underlayAddress }) => ({ site: site.metadata.name, host: name, underlayAddress })),
+    );
+}
+
+/** Makes the host's bridges right. What prevents it comes back as problems. */
+async function prepare(
+  { host, spec, problems }: ObservedHost,
+  peers: readonly Peer[],
+  { log }: SiteDependencies,
+): Promise<Problem[]> {
+  if (!host || problems.some(({ reason }) => reason === 'OvsdbUnreachable')) return [...problems];
+  try {
+    const wanted = {
+      datapathType: spec.ovs.datapathType ?? 'system',
+      underlayAddress: spec.underlayAddress,
+      listeners: { int: listenerOf(spec.ovs.openflow.int), edge: listenerOf(spec.ovs.openflow.edge) },
+      peers: peers.filter((peer) => hostKey(peer) !== hostKey(host)),
+    };
+    await apply(host, diffBridges(wanted, tablesOf(host)), log);
+    return [
+      ...problems,
+      ...switchProblem(host, integrationBridge, host.int),
+      ...switchProblem(host, edgeBridge, host.edge),
+    ];
+  } catch (error) {
+    const reason = isInterruption(error) ? error.reason : 'OvsdbFailed';
+    return [...problems, { reason, message: `host ${host.host}: ${messageOf(error)}` }];
+  }
+}
+
+const tablesOf =
+  (host: Host): Tables =>
+  (table) =>
+    host.ovsdb.rows(table);
+
+async function apply(host: Host, changes: readonly BridgeChange[], log: SiteDependencies['log']): Promise<void> {
+  if (changes.length === 0) return;
+  for (const { reason } of changes) log('changing bridges', { host: hostKey(host), change: reason });
+  await host.ovsdb.transact(changes.flatMap(({ operations }) => operations));
+}
+
+/** A new bridge's listener answers a moment after it was made; its connecting brings the site back here. */
+function switchProblem(host: Host, name: string, bridge: Host['int']): Problem[] {
+  const state = latest(bridge.state);
+  if (state?.connected) return [];
+  return [
+    {
+      reason: 'OpenFlowUnreachable',
+      message: `host ${host.host}: OpenFlow listener of ${name} at ${bridge.endpoint}: ${state?.error?.message ?? 'connecting'}`,
+    },
+  ];
+}
+
+/** What an observable that replays its current value says now. */
+function latest<T>(observable: Observable<T>): T | undefined {
+  let value: T | undefined;
+  observable.subscribe((next) => (value = next)).unsubscribe();
+  return value;
+}
+
+function machinesAt(site: string, objects: Objects, host?: string) {
+  return [...objects.machines()].filter(
+    ({ status }) => status?.site === site && (host === undefined || status.host === host),
+  );
+}
+
+function statusOf(site: Site, hosts: SiteHostStatus[], objects: Objects): Status {
+  return {
+    hosts,
+    hostsReady: `${String(hosts.filter((host) => host.ready).length)}/${String(hosts.length)}`,
+    vms: machinesAt(site.metadata.name, objects).length,
+    controller: site.spec.sdnController?.type ?? 'BuiltIn',
+  };
+}
+
+function hostStatus(
+  observed: ObservedHost,
+  problems: readonly Problem[],
+  site: Site,
+  objects: Objects,
+): SiteHostStatus {
+  const [first] = problems;
+  const { cpus, memoryBytes, diskBytes } = observed.capacity;
+  const sizes = machinesAt(site.metadata.name, objects, observed.spec.name).flatMap((machine) => {
+    const template = machine.spec.template === undefined ? undefined : objects.template(machine.spec.template);
+    return machineSize(machine.spec, template?.spec);
+  });
+  const sum = (of: (size: (typeof sizes)[number]) => bigint): string =>
+    quantity.format(sizes.reduce((total, size) => total + of(size), 0n));
+  return {
+    name: observed.spec.name,
+    ready: first === undefined,
+    reason: first?.reason ?? 'Ready',
+    message: problems.map(({ message }) => message).join('; '),
+    versions: observed.versions,
+    capacity: {
+      ...(cpus === undefined ? {} : { cpus }),
+      ...(memoryBytes === undefined ? {} : { memory: quantity.format(memoryBytes) }),
+      ...(diskBytes === undefined ? {} : { disk: quantity.format(diskBytes) }),
+    },
+    allocated: {
+      cpus: sizes.reduce((total, { vcpus }) => total + vcpus, 0),
+      memory: sum(({ memoryBytes: bytes }) => bytes),
+      disk: sum(({ diskBytes: bytes }) => bytes),
+    },
+    foreignNetworks: observed.foreignNetworks.slice(0, 50),
+  };
+}
+
+/** A site goes when nothing of ours lives there any more; then the bridges go too. */
+async function remove(
+  site: Site,
+  observed: readonly ObservedHost[],
+  dependencies: SiteDependencies,
+): Promise<Outcome<Status>> {
+  const { objects, log } = dependencies;
+  const name = site.metadata.name;
+  const status = statusOf(
+    site,
+    observed.map((each) => hostStatus(each, each.problems, site, objects)),
+    objects,
+  );
+  const blocked = (reason: string, message: string): Outcome<Status> => ({
+    status,
+    ready: { value: false, reason, message },
+    reconciling: { reason: 'Deleting', message },
+    conditions: [{ type: 'DeletionBlocked', status: 'True', reason, message }],
+    requeueAfterMs: 5_000,
+  });
+  const machines = machinesAt(name, objects).map(({ metadata }) => `${metadata.namespace}/${metadata.name}`);
+  if (machines.length > 0)
+    return blocked(
+      'MachinesPresent',
+      `site ${name} still has machines: ${machines.join(', ')}; delete them or move them away`,
+    );
+  const networks = [...objects.networks()]
+    .filter(({ spec, status: seen }) => spec.sites?.includes(name) || seen?.sites?.some((each) => each.name === name))
+    .map(({ metadata }) => `${metadata.namespace}/${metadata.name}`);
+  if (networks.length > 0)
+    return blocked(
+      'NetworksPresent',
+      `site ${name} still has networks: ${networks.join(', ')}; delete them or take the site out of their spec.sites`,
+    );
+  const away = observed.filter(
+    ({ host, problems }) =>
+      !host || problems.some(({ reason }) => reason.endsWith('Unreachable') && reason !== 'OpenFlowUnreachable'),
+  );
+  if (away.length > 0)
+    return blocked(
+      'HostUnreachable',
+      `site ${name}: ${away.map(({ spec, problems }) => problems[0]?.message ?? spec.name).join('; ')}; its bridges are removed when it answers again`,
+    );
+  const left = observed.flatMap(({ ours }) => ours);
+  if (left.length > 0) return blocked('LeftoversPresent', `site ${name} still holds ${left.join(', ')}`);
+  for (const { host } of observed) if (host) await apply(host, removeBridges(tablesOf(host)), log);
+  return { status, ready: { value: false, reason: 'Deleted', message: 'nothing is left' }, finished: true };
+}

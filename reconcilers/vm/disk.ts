@@ -1,0 +1,198 @@
+import { posix } from 'node:path';
+import type { Site, StorageKind } from '../../crds/index.js';
+import type { Connection, VolumeRef } from '../../drivers/libvirt/types.js';
+import { Waiting } from '../common/errors.js';
+import { diskVolumeName, seedVolumeName } from '../common/identity.js';
+import { tolerating } from '../common/libvirt.js';
+import { buildXml, parseXml } from '../common/xml.js';
+import { hostKey, type Host, type Hosts } from '../host.js';
+import type { DiskSource } from './domain.js';
+
+/** Where a machine's volumes are made, and how a domain reads them. */
+export interface DiskPlace {
+  /** The daemon that creates and deletes the volumes. */
+  readonly via: Host;
+  readonly pool: string;
+  readonly imagePool: string;
+  sourceOf(volume: VolumeRef): DiskSource;
+}
+
+const defaultPool = 'default';
+const defaultImagePool = 'images';
+
+/** Throws Waiting while the host that serves the share is not there. */
+export function diskPlace(host: Host, site: Site, storage: StorageKind, hosts: Hosts): DiskPlace {
+  const imagePool = site.spec.storage?.imagePool ?? defaultImagePool;
+  const shared = site.spec.storage?.shared;
+  if (storage === 'Local')
+    return {
+      via: host,
+      pool: site.spec.storage?.pool ?? defaultPool,
+      imagePool,
+      sourceOf: ({ key }) => ({ kind: 'file', path: key }),
+    };
+  if (!shared)
+    throw new Waiting(
+      'NoShare',
+      `spec.storage: site ${site.metadata.name} has no storage.shared; add it to the Site or use Local`,
+      30_000,
+    );
+  const [viaSite = '', viaHost = ''] = shared.via.split('/');
+  const via = hosts.get({ site: viaSite, host: viaHost });
+  if (!via)
+    throw new Waiting(
+      'ShareUnreachable',
+      `Site ${site.metadata.name}: storage.shared.via names ${shared.via}, which is not connected`,
+      10_000,
+    );
+  return {
+    via,
+    pool: shared.pool,
+    imagePool: via.siteSpec.storage?.imagePool ?? defaultImagePool,
+    sourceOf: ({ name }) => ({ kind: 'nfs', server: shared.server, path: posix.join(shared.path, name) }),
+  };
+}
+
+export interface MachineVolumes {
+  readonly disk: DiskSource;
+  readonly seed: DiskSource;
+}
+
+/**
+ * Finds the machine's volumes, or undefined unless both are there.
+ */
+export async function findVolumes(fuid: string, place: DiskPlace): Promise<MachineVolumes | undefined> {
+  const { connection } = place.via.libvirt;
+  const [disk, seed] = await Promise.all(
+    [diskVolumeName(fuid), seedVolumeName(fuid)].map((name) => connection.lookupVolume(place.pool, name)),
+  );
+  return disk && seed ? { disk: place.sourceOf(disk), seed: place.sourceOf(seed) } : undefined;
+}
+
+export interface DiskRequest {
+  readonly fuid: string;
+  readonly image: string;
+  readonly storage: StorageKind;
+  readonly diskBytes: bigint;
+  readonly seed: Uint8Array;
+}
+
+/**
+ * Makes disk and seed of a machine that never ran. What an earlier try left may be half done and is made anew, so never call
+ * this once the record says that the disk exists.
+ */
+export async function createVolumes(request: DiskRequest, place: DiskPlace): Promise<MachineVolumes> {
+  const [disk, seed] = await Promise.all([createDisk(request, place), createSeed(request, place)]);
+  return { disk: place.sourceOf(disk), seed: place.sourceOf(seed) };
+}
+
+async function createDisk({ fuid, image, storage, diskBytes }: DiskRequest, place: DiskPlace): Promise<VolumeRef> {
+  const { connection } = place.via.libvirt;
+  const base = await findImage(image, place);
+  const capacity = diskBytes > base.capacityBytes ? diskBytes : base.capacityBytes;
+  const name = diskVolumeName(fuid);
+  const target = { format: { '@type': 'qcow2' } };
+  switch (storage) {
+    case 'Local':
+    case 'Cached': {
+      // An overlay: made in milliseconds, whatever the image's size.
+      const xml = buildXml({
+        volume: {
+          name,
+          capacity: { '@unit': 'bytes', '#text': String(capacity) },
+          target,
+          backingStore: { path: base.volume.key, format: { '@type': base.format } },
+        },
+      });
+      return await anew(connection, place.pool, name, () => connection.createVolume(place.pool, xml));
+    }
+    case 'Shared': {
+      // A copy: the machine needs nothing of a site's own image pool wherever it goes.
+      const xml = buildXml({
+        volume: { name, capacity: { '@unit': 'bytes', '#text': String(base.capacityBytes) }, target },
+      });
+      const volume = await anew(connection, place.pool, name, () =>
+        connection.createVolumeFrom(place.pool, xml, base.volume),
+      );
+      if (capacity > base.capacityBytes) await connection.resizeVolume(place.pool, name, capacity);
+      return volume;
+    }
+  }
+}
+
+async function createSeed({ fuid, seed }: DiskRequest, place: DiskPlace): Promise<VolumeRef> {
+  const { connection } = place.via.libvirt;
+  const name = seedVolumeName(fuid);
+  const bytes = { '@unit': 'bytes', '#text': String(seed.length) };
+  const xml = buildXml({
+    volume: { name, capacity: bytes, allocation: bytes, target: { format: { '@type': 'raw' } } },
+  });
+  const volume = await anew(connection, place.pool, name, () => connection.createVolume(place.pool, xml));
+  await connection.uploadVolume(place.pool, name, chunks(seed));
+  return volume;
+}
+
+// eslint-disable-next-line @typescript-eslint/require-await -- an AsyncIterable is what an upload takes
+async function* chunks(bytes: Uint8Array): AsyncIterable<Uint8Array> {
+  yield bytes;
+}
+
+/** Creates a volume; one of that name is deleted first: it carries our mark and never was in use. */
+async function anew(
+  connection: Connection,
+  pool: string,
+  name: string,
+  create: () => Promise<VolumeRef>,
+): Promise<VolumeRef> {
+  const volume = await tolerating(['STORAGE_VOL_EXIST'], create());
+  if (volume) return volume;
+  await tolerating(['NO_STORAGE_VOL'], connection.deleteVolume(pool, name));
+  return await create();
+}
+
+interface Image {
+  readonly volume: VolumeRef;
+  readonly format: string;
+  readonly capacityBytes: bigint;
+}
+
+async function findImage(image: string, place: DiskPlace): Promise<Image> {
+  const { connection } = place.via.libvirt;
+  // The tables that people keep images under often name the file with its ending.
+  const found = await firstOf([image, `${image}.qcow2`, `${image}.img`], (name) =>
+    connection.lookupVolume(place.imagePool, name),
+  );
+  if (!found)
+    throw new Waiting(
+      'UnknownImage',
+      `spec.image.name: there is no volume ${image} in pool ${place.imagePool} of host ${hostKey(place.via)}; upload it there or name another`,
+      30_000,
+    );
+  const at = parseXml(await connection.volumeXml(place.imagePool, found.name));
+  return {
+    volume: found,
+    format: at('volume', 'target', 'format', '@type') ?? 'raw',
+    capacityBytes: BigInt(at('volume', 'capacity') ?? '0'),
+  };
+}
+
+async function firstOf<T>(
+  names: readonly string[],
+  find: (name: string) => Promise<T | undefined>,
+): Promise<T | undefined> {
+  for (const name of names) {
+    const found = await find(name);
+    if (found !== undefined) return found;
+  }
+  return undefined;
+}
+
+/** Deletes what the machine has in a place; what is gone already is fine. */
+export async function deleteVolumes(fuid: string, place: Pick<DiskPlace, 'via' | 'pool'>): Promise<void> {
+  const { connection } = place.via.libvirt;
+  await Promise.all(
+    [diskVolumeName(fuid), seedVolumeName(fuid)].map((name) =>
+      tolerating(['NO_STORAGE_VOL'], connection.deleteVolume(place.pool, name)),
+    ),
+  );
+}

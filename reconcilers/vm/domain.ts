@@ -1,0 +1,114 @@
+import { createHash } from 'node:crypto';
+import { domainName, domainUuid, metadataNamespace, metadataPrefix, networkName } from '../common/identity.js';
+import type { InterfaceRecord } from '../common/records.js';
+import { buildXml, type Xml } from '../common/xml.js';
+import type { MachineSize } from './size.js';
+
+/** Where a domain's disk is read from. */
+export type DiskSource =
+  | { readonly kind: 'file'; readonly path: string }
+  | { readonly kind: 'nfs'; readonly server: string; readonly path: string };
+
+export interface DomainRequest {
+  readonly fuid: string;
+  readonly namespace: string;
+  readonly name: string;
+  readonly size: MachineSize;
+  /** kvm, or qemu (emulation) where the host has no KVM. */
+  readonly virtualisation: 'kvm' | 'qemu';
+  readonly disk: DiskSource;
+  readonly seed: DiskSource;
+  readonly interfaces: readonly (InterfaceRecord & { readonly mtu: number })[];
+}
+
+/** The domain, the same at every host that it may move to: names and ids derive from the fuid. */
+export function domainXml(request: DomainRequest): string {
+  const devices = deviceXml(request);
+  const { fuid, size } = request;
+  const definition: Xml = {
+    name: domainName(request.name, fuid),
+    uuid: domainUuid(fuid),
+    title: `${request.namespace}/${request.name}`,
+    memory: { '@unit': 'b', '#text': String(size.memoryBytes) },
+    vcpu: String(size.vcpus),
+    os: { type: { '@arch': 'x86_64', '@machine': 'q35', '#text': 'hvm' }, boot: { '@dev': 'hd' } },
+    features: { acpi: {}, apic: {} },
+    // The same guest ABI on every host of this CPU family; what a host's CPU has beyond it stays hidden from the guest.
+    ...(request.virtualisation === 'kvm' ? { cpu: { '@mode': 'host-model', '@check': 'partial' } } : {}),
+    clock: { '@offset': 'utc' },
+    on_poweroff: 'destroy',
+    on_reboot: 'restart',
+    on_crash: 'destroy',
+    devices,
+  };
+  return buildXml({
+    domain: {
+      '@type': request.virtualisation,
+      ...definition,
+      metadata: {
+        [`${metadataPrefix}:machine`]: {
+          [`@xmlns:${metadataPrefix}`]: metadataNamespace,
+          '@fuid': fuid,
+          '@namespace': request.namespace,
+          '@name': request.name,
+          '@definition': createHash('sha256')
+            .update(buildXml({ domain: definition }))
+            .digest('hex')
+            .slice(0, 16),
+        },
+      },
+    },
+  });
+}
+
+function deviceXml({ disk, seed, interfaces }: DomainRequest): Xml {
+  return {
+    disk: [
+      {
+        '@type': diskType(disk),
+        '@device': 'disk',
+        driver: { '@name': 'qemu', '@type': 'qcow2', '@cache': 'none', '@discard': 'unmap' },
+        source: sourceXml(disk),
+        target: { '@dev': 'vda', '@bus': 'virtio' },
+      },
+      {
+        '@type': diskType(seed),
+        '@device': 'disk',
+        driver: { '@name': 'qemu', '@type': 'raw', '@cache': 'none' },
+        source: sourceXml(seed),
+        target: { '@dev': 'vdb', '@bus': 'virtio' },
+        readonly: {},
+      },
+    ],
+    interface: interfaces.map(({ mac, name, network, id, mtu }) => ({
+      '@type': 'network',
+      mac: { '@address': mac },
+      source: { '@network': networkName(name, network) },
+      virtualport: { '@type': 'openvswitch', parameters: { '@interfaceid': id } },
+      model: { '@type': 'virtio' },
+      mtu: { '@size': mtu },
+    })),
+    serial: { '@type': 'pty', target: { '@port': 0 } },
+    console: { '@type': 'pty', target: { '@type': 'serial', '@port': 0 } },
+    channel: { '@type': 'unix', target: { '@type': 'virtio', '@name': 'org.qemu.guest_agent.0' } },
+    rng: { '@model': 'virtio', backend: { '@model': 'random', '#text': '/dev/urandom' } },
+    memballoon: { '@model': 'virtio' },
+  };
+}
+
+const diskType = (source: DiskSource): string => (source.kind === 'file' ? 'file' : 'network');
+
+function sourceXml(source: DiskSource): Xml {
+  switch (source.kind) {
+    case 'file':
+      return { '@file': source.path };
+    case 'nfs':
+      return {
+        '@protocol': 'nfs',
+        '@name': source.path,
+        host: { '@name': source.server },
+        // What QEMU's NFS client says it is; the export decides what it may do.
+        identity: { '@user': '0', '@group': '0' },
+      };
+  }
+}

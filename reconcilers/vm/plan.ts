@@ -1,0 +1,132 @@
+import {
+  contains,
+  parseAddress,
+  parseCidr,
+  parseRange,
+  type AddressRange,
+  type CloudInit,
+  type FederatedNetwork,
+  type FederatedVM,
+  type StorageKind,
+  type VMTemplate,
+} from '../../crds/index.js';
+import { Stalled, Waiting } from '../common/errors.js';
+import type { NetworkRecord } from '../common/records.js';
+import { machineSize, type MachineSize } from './size.js';
+
+/** What a machine's spec comes to, with its template and its networks. */
+export interface MachinePlan {
+  readonly size: MachineSize;
+  readonly image: string;
+  readonly storage: StorageKind;
+  readonly cloudInit: CloudInit;
+  readonly networks: readonly PlannedInterface[];
+  /** Sites that all of the machine's networks span. */
+  readonly sites: readonly string[];
+}
+
+export interface PlannedInterface {
+  readonly name: string;
+  /** fuid of the network. */
+  readonly fuid: string;
+  readonly record: NetworkRecord;
+  /** The pinned address. */
+  readonly address: string | undefined;
+  /** First and last usable address, and what of it is not given away. */
+  readonly first: number;
+  readonly last: number;
+  readonly excluded: readonly AddressRange[];
+  readonly prefixLength: number;
+  readonly gateway: string | undefined;
+}
+
+/** What a machine's spec refers to, as found. */
+export interface References {
+  readonly template: VMTemplate | undefined;
+  /** By name; one that is missing is not there. The record is missing until VLAN and VNI are allocated. */
+  readonly networks: ReadonlyMap<string, { object: FederatedNetwork; fuid: string; record: NetworkRecord | undefined }>;
+}
+
+/** Pure. Throws Stalled or Waiting, naming the field and the remedy. */
+export function planMachine(machine: FederatedVM, references: References): MachinePlan {
+  const { spec } = machine;
+  const { template } = references;
+  if (spec.template !== undefined && !template)
+    throw new Waiting(
+      'UnknownTemplate',
+      `spec.template: there is no VMTemplate ${spec.template}; create it or leave the field out`,
+      30_000,
+    );
+  if (spec.type === 'Container')
+    throw new Stalled('TypeNotSupported', 'spec.type: Container is not supported by this version; use VirtualMachine');
+  const image = spec.image ?? template?.spec.image;
+  if (image?.name === undefined)
+    throw new Stalled(
+      'ImageNotSupported',
+      'spec.image: url is not supported by this version; put the image into the imagePool of the sites and give its name',
+    );
+  const storage = spec.storage ?? template?.spec.storage ?? 'Local';
+  if (storage === 'Cached')
+    throw new Stalled(
+      'StorageNotSupported',
+      'spec.storage: Cached is not supported by this version; use Local or Shared',
+    );
+  const networks = spec.networks.map((_, index) => planInterface(machine, index, references));
+  return {
+    size: machineSize(spec, template?.spec),
+    image: image.name,
+    storage,
+    cloudInit: { ...template?.spec.cloudInit, ...spec.cloudInit },
+    networks,
+    sites: networks
+      .map(({ record }) => record.sites)
+      .reduce((shared, sites) => shared.filter((site) => sites.includes(site))),
+  };
+}
+
+function planInterface(machine: FederatedVM, index: number, references: References): PlannedInterface {
+  const { name = '', address } = machine.spec.networks[index] ?? {};
+  const field = `spec.networks[${String(index)}]`;
+  const found = references.networks.get(name);
+  if (!found || found.object.metadata.deletionTimestamp !== undefined)
+    throw new Waiting(
+      'UnknownNetwork',
+      `${field}.name: ${found ? `FederatedNetwork ${name} is being deleted` : `there is no FederatedNetwork ${name} in namespace ${machine.metadata.namespace}`}; create it or name another`,
+      30_000,
+    );
+  const { object: network, fuid, record } = found;
+  const cidr = parseCidr(network.spec.cidr);
+  if (!record || !cidr)
+    throw new Waiting('NetworkNotReady', `${field}: FederatedNetwork ${name} has no VLAN and VNI yet`, 5_000);
+  const reserved = (network.spec.reservedRanges ?? []).flatMap((range) => parseRange(range) ?? []);
+  const gateway = network.spec.gateway === undefined ? undefined : parseAddress(network.spec.gateway);
+  if (address !== undefined) refuseAddress(`${field}.address`, address, network.spec.cidr, network.spec.gateway);
+  return {
+    name,
+    fuid,
+    record,
+    address,
+    first: cidr.first + 1,
+    last: cidr.last - 1,
+    excluded: gateway === undefined ? reserved : [...reserved, { first: gateway, last: gateway }],
+    prefixLength: cidr.prefix,
+    gateway: network.spec.gateway,
+  };
+}
+
+/** A pinned address may lie in a reserved range (that is what reserving is for), but not outside the network. */
+function refuseAddress(field: string, address: string, cidrText: string, gateway: string | undefined): void {
+  const [cidr, value] = [parseCidr(cidrText), parseAddress(address)];
+  if (!cidr || value === undefined || !contains(cidr, value))
+    throw new Stalled(
+      'AddressOutsideNetwork',
+      `${field}: ${address} is not in ${cidrText}; choose an address inside, or leave the field out`,
+    );
+  if (value === cidr.first || value === cidr.last)
+    throw new Stalled(
+      'AddressNotUsable',
+      `${field}: ${address} is the network or broadcast address of ${cidrText}; choose another`,
+    );
+  if (address === gateway)
+    throw new Stalled('AddressNotUsable', `${field}: ${address} is the gateway of the network; choose another`);
+}

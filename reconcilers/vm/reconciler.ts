@@ -1,0 +1,569 @@
+import { createHash } from 'node:crypto';
+import type { FederatedNetwork, FederatedVM, FederatedVMStatus, VMMigration, VMPhase } from '../../crds/index.js';
+import type { KeyValueStore } from '../../drivers/consul/types.js';
+import { constants } from '../../drivers/libvirt/index.js';
+import type { Connection } from '../../drivers/libvirt/types.js';
+import { consul, federatedUid, type Allocator } from '../common/allocation.js';
+import { within } from '../common/deadline.js';
+import type { Directory } from '../common/directory.js';
+import { attempt, isInterruption, messageOf, Stalled, Transient, Waiting } from '../common/errors.js';
+import { domainUuid, metadataNamespace } from '../common/identity.js';
+import { tolerating } from '../common/libvirt.js';
+import { interrupted, type Outcome } from '../common/outcome.js';
+import {
+  keys,
+  parseRecord,
+  serialise,
+  vmRecord,
+  type NetworkRecord,
+  type Versioned,
+  type VmRecord,
+} from '../common/records.js';
+import { parseXml } from '../common/xml.js';
+import type { Dataplane } from '../dataplane/dataplane.js';
+import { hostKey, type Host, type Hosts, type LibvirtLink, type ObservedDomain } from '../host.js';
+import type { Objects, ReadSecret } from '../objects.js';
+import { allocateMachine, placementOf } from './allocate.js';
+import { createVolumes, deleteVolumes, diskPlace, findVolumes, type DiskPlace, type MachineVolumes } from './disk.js';
+import { domainXml } from './domain.js';
+import { planMachine, type MachinePlan, type References } from './plan.js';
+import { phaseOf, powerAction } from './power.js';
+import { schedule } from './schedule.js';
+import { buildSeed } from './seed.js';
+
+export interface MachineDependencies {
+  readonly objects: Objects;
+  readonly hosts: Hosts;
+  readonly directory: Directory;
+  readonly dataplane: Dataplane;
+  readonly allocator: Allocator;
+  readonly store: KeyValueStore;
+  readonly readSecret: ReadSecret;
+  /** Creates a VMMigration; one of that name is taken to be this one. */
+  readonly requestMove: (machine: FederatedVM, name: string, target: VMMigration['spec']['target']) => Promise<void>;
+  /** Milliseconds, monotonic. */
+  readonly now: () => number;
+}
+
+type Status = Omit<FederatedVMStatus, 'conditions' | 'observedGeneration'>;
+
+/** A guest that ignores the power button for this long is switched off. */
+const shutdownGraceMs = 60_000;
+/** libvirt adds the port before a start returns; the switch's word of it comes a moment later. */
+const portPatienceMs = 3_000;
+
+const shutdownAsked = new Map<string, number>();
+
+/** Makes the machine exist at its place and do what runStrategy says, or, once deleted, not exist at all. */
+export async function reconcileMachine(
+  machine: FederatedVM,
+  dependencies: MachineDependencies,
+): Promise<Outcome<Status>> {
+  const fuid = await federatedUid(dependencies.store, machine);
+  if (machine.metadata.deletionTimestamp !== undefined) return await remove(machine, fuid, dependencies);
+  let record = dependencies.directory.machine(fuid);
+  try {
+    const plan = planMachine(machine, await gatherReferences(machine, dependencies));
+    if (!record) {
+      record = await place(machine, fuid, plan, dependencies);
+      const message = `placed at ${hostKey(record.value)}`;
+      // The user sees where it goes before images are copied; the work goes on at once.
+      return working(statusOf(machine, fuid, record.value, 'Provisioning', plan), 'Provisioning', message, 0);
+    }
+    return await ensure(machine, fuid, plan, record, dependencies);
+  } catch (error) {
+    if (!isInterruption(error)) throw error;
+    const observed = record && observe(fuid, record.value, dependencies);
+    return interrupted(
+      statusOf(
+        machine,
+        fuid,
+        record?.value,
+        observed ? phaseOf(observed) : unobservedPhase(record?.value, dependencies),
+      ),
+      error,
+    );
+  }
+}
+
+function working(status: Status, reason: string, message: string, requeueAfterMs?: number): Outcome<Status> {
+  return {
+    status,
+    ready: { value: false, reason, message },
+    reconciling: { reason, message },
+    ...(requeueAfterMs === undefined ? {} : { requeueAfterMs }),
+  };
+}
+
+async function gatherReferences(
+  machine: FederatedVM,
+  { objects, directory, store }: MachineDependencies,
+): Promise<References> {
+  const networks = new Map<string, { object: FederatedNetwork; fuid: string; record: NetworkRecord | undefined }>();
+  for (const { name } of machine.spec.networks) {
+    const object = objects.network(machine.metadata.namespace, name);
+    if (!object) continue;
+    const fuid = await federatedUid(store, object);
+    networks.set(name, { object, fuid, record: directory.network(fuid)?.value });
+  }
+  return {
+    template: machine.spec.template === undefined ? undefined : objects.template(machine.spec.template),
+    networks,
+  };
+}
+
+async function place(
+  machine: FederatedVM,
+  fuid: string,
+  plan: MachinePlan,
+  dependencies: MachineDependencies,
+): Promise<Versioned<VmRecord>> {
+  const { objects, directory, allocator } = dependencies;
+  directory.assertCurrent();
+  const target = schedule(
+    {
+      size: plan.size,
+      sites: plan.sites,
+      site: machine.spec.placement?.site,
+      host: machine.spec.placement?.host,
+      needsShare: plan.storage !== 'Local',
+      field: 'spec.placement',
+    },
+    objects,
+    directory,
+  );
+  return await allocateMachine(machine, fuid, plan, target, allocator, directory);
+}
+
+/** The machine's domain where the record has it, as the daemon's events tell. */
+function observe(fuid: string, record: VmRecord, { hosts }: MachineDependencies): ObservedDomain | undefined {
+  const link = hosts.get(record)?.qemu;
+  return link?.isConnected ? link.domains.get(domainUuid(fuid)) : undefined;
+}
+
+function unobservedPhase(record: VmRecord | undefined, { hosts }: MachineDependencies): VMPhase {
+  if (!record) return 'Pending';
+  if (record.phase === 'Moving') return 'Migrating';
+  return hosts.get(record)?.qemu?.isConnected ? 'Provisioning' : 'Unknown';
+}
+
+async function ensure(
+  machine: FederatedVM,
+  fuid: string,
+  plan: MachinePlan,
+  record: Versioned<VmRecord>,
+  dependencies: MachineDependencies,
+): Promise<Outcome<Status>> {
+  if (record.value.phase === 'Moving') {
+    const { target } = record.value;
+    return working(
+      statusOf(machine, fuid, record.value, 'Migrating', plan),
+      'Migrating',
+      `moving to ${target ? hostKey(target) : 'another host'}`,
+    );
+  }
+  if (record.value.phase === 'Deleting')
+    throw new Waiting('Deleting', 'an earlier deletion of this machine is still going on', 2_000);
+  const moved = await servePlacement(machine, fuid, record, dependencies);
+  const { host, link, connection } = reach(record.value, dependencies);
+  refuseDouble(fuid, record.value, dependencies);
+  const site = dependencies.objects.site(host.site);
+  if (!site)
+    throw new Waiting(
+      'SiteMissing',
+      `Site ${host.site}, where the machine is, no longer exists; create it again`,
+      10_000,
+    );
+  const disks = diskPlace(host, site, plan.storage, dependencies.hosts);
+  const uuid = domainUuid(fuid);
+  const at = `site ${host.site}, host ${host.host}`;
+  const restart = await attempt('LibvirtFailed', at, () =>
+    define(machine, fuid, plan, record, disks, link, connection, dependencies),
+  );
+  const domain = link.domains.get(uuid) ?? {
+    ...(await attempt('LibvirtFailed', at, () => connection.domainState(uuid))),
+    uuid,
+    name: '',
+  };
+  const power = await attempt('LibvirtFailed', at, () =>
+    converge(machine, fuid, domain, connection, record, dependencies),
+  );
+  if (power.waiting)
+    return working(
+      statusOf(machine, fuid, record.value, phaseOf(power.domain), plan),
+      power.waiting.reason,
+      power.waiting.message,
+      power.waiting.afterMs,
+    );
+  if (phaseOf(power.domain) === 'Running' || phaseOf(power.domain) === 'Paused')
+    await plugIn(record.value, host, dependencies);
+  const status = statusOf(machine, fuid, record.value, phaseOf(power.domain), plan);
+  const message = `${phaseOf(power.domain)} at ${hostKey(host)}`;
+  return {
+    status,
+    ready: { value: true, reason: phaseOf(power.domain), message },
+    ...(restart || moved
+      ? {
+          conditions: [
+            ...(restart
+              ? [{ type: 'RestartRequired', status: 'True' as const, reason: 'SpecChanged', message: restart }]
+              : []),
+            ...(moved
+              ? [{ type: 'MoveRequested', status: 'True' as const, reason: 'PlacementChanged', message: moved }]
+              : []),
+          ],
+        }
+      : {}),
+  };
+}
+
+/** The record's host with an open connection; Transient, naming the site, while there is none. */
+function reach(
+  record: VmRecord,
+  { hosts }: MachineDependencies,
+): { host: Host; link: LibvirtLink; connection: Connection } {
+  const host = hosts.get(record);
+  const link = host?.qemu;
+  if (!host || !link?.isConnected)
+    throw new Transient(
+      'SiteUnreachable',
+      `site ${record.site}, host ${record.host}: ${link?.lastError?.message ?? 'not connected'}; the machine is left as it is until the site answers`,
+    );
+  return { host, link, connection: link.connection };
+}
+
+/** A machine whose domain is found running at another host than its owner's is never started: somebody has to look. */
+function refuseDouble(fuid: string, record: VmRecord, { hosts }: MachineDependencies): void {
+  for (const host of hosts.all()) {
+    const stray = hostKey(host) === hostKey(record) ? undefined : host.qemu?.domains.get(domainUuid(fuid));
+    if (stray?.state === 'running')
+      throw new Stalled(
+        'RunsElsewhere',
+        `the machine belongs to ${hostKey(record)}, but its domain ${stray.name} is ${stray.state} at ${hostKey(host)}; find out which is right and stop the other`,
+      );
+  }
+}
+
+/** Makes volumes and definition right. Returns what a restart would change in a running domain. */
+async function define(
+  machine: FederatedVM,
+  fuid: string,
+  plan: MachinePlan,
+  record: Versioned<VmRecord>,
+  disks: DiskPlace,
+  link: LibvirtLink,
+  connection: Connection,
+  dependencies: MachineDependencies,
+): Promise<string | undefined> {
+  const uuid = domainUuid(fuid);
+  const seen = link.domains.get(uuid);
+  let volumes = record.value.disk ? await findVolumes(fuid, disks) : undefined;
+  if (!volumes) {
+    if (record.value.disk)
+      throw new Stalled(
+        'DiskMissing',
+        `pool ${disks.pool} of host ${hostKey(disks.via)}: the machine's disk or seed is gone; restore volume isth-${fuid}-root.qcow2, or delete the machine`,
+      );
+    volumes = await provision(machine, fuid, plan, record.value, disks, dependencies);
+    const definition = domainFor(machine, fuid, plan, record.value, volumes, await virtualisationOf(connection));
+    await Promise.all([markDisk(fuid, record, dependencies), connection.defineDomain(definition)]);
+    return undefined;
+  }
+  const definition = domainFor(machine, fuid, plan, record.value, volumes, await virtualisationOf(connection));
+  if (!seen) {
+    await connection.defineDomain(definition);
+    return undefined;
+  }
+  const metadata = await connection.domainMetadata(uuid, metadataNamespace, constants.DOMAIN_AFFECT_CONFIG);
+  const current =
+    metadata === undefined
+      ? undefined
+      : (parseXml(metadata)('machine', '@definition') ?? parseXml(metadata)('isthmus:machine', '@definition'));
+  if (current === parseXml(definition)('domain', 'metadata', 'isthmus:machine', '@definition')) return undefined;
+  if (phaseOf(seen) !== 'Stopped' && phaseOf(seen) !== 'Failed')
+    return 'flavor, resources or networks changed; stop and start the machine (runStrategy) for it to take effect';
+  await connection.defineDomain(definition);
+  return undefined;
+}
+
+async function provision(
+  machine: FederatedVM,
+  fuid: string,
+  plan: MachinePlan,
+  record: VmRecord,
+  disks: DiskPlace,
+  { readSecret }: MachineDependencies,
+): Promise<MachineVolumes> {
+  const seed = await buildSeed(machine, fuid, plan.cloudInit, plan.networks, record.interfaces, readSecret);
+  return await createVolumes(
+    { fuid, image: plan.image, storage: plan.storage, diskBytes: plan.size.diskBytes, seed },
+    disks,
+  );
+}
+
+function domainFor(
+  machine: FederatedVM,
+  fuid: string,
+  plan: MachinePlan,
+  record: VmRecord,
+  volumes: MachineVolumes,
+  virtualisation: 'kvm' | 'qemu',
+): string {
+  const mtus = new Map(plan.networks.map((network) => [network.fuid, network.record.mtu]));
+  return domainXml({
+    fuid,
+    namespace: machine.metadata.namespace,
+    name: machine.metadata.name,
+    size: plan.size,
+    virtualisation,
+    ...volumes,
+    interfaces: record.interfaces.map((each) => ({ ...each, mtu: mtus.get(each.network) ?? 1500 })),
+  });
+}
+
+const virtualisations = new WeakMap<Connection, Promise<'kvm' | 'qemu'>>();
+
+/** What the host's daemon offers for x86-64 guests; asked once a connection. */
+async function virtualisationOf(connection: Connection): Promise<'kvm' | 'qemu'> {
+  let known = virtualisations.get(connection);
+  if (!known) {
+    known = connection.capabilities().then((xml) => (/<domain type='kvm'\/?>/.test(xml) ? 'kvm' : 'qemu'));
+    virtualisations.set(connection, known);
+  }
+  return await known;
+}
+
+/** From here on a missing disk is data loss to report. */
+async function markDisk(
+  fuid: string,
+  { value, index }: Versioned<VmRecord>,
+  { store }: MachineDependencies,
+): Promise<void> {
+  const record: VmRecord = { ...value, disk: true };
+  const result = await consul('recording the disk', () =>
+    store.transact([{ verb: 'cas', key: keys.vm(fuid), value: serialise(record), index }]),
+  );
+  if (!result.ok) throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
+}
+
+interface Power {
+  readonly domain: ObservedDomain;
+  readonly waiting?: { readonly reason: string; readonly message: string; readonly afterMs?: number };
+}
+
+async function converge(
+  machine: FederatedVM,
+  fuid: string,
+  domain: ObservedDomain,
+  connection: Connection,
+  record: Versioned<VmRecord>,
+  dependencies: MachineDependencies,
+): Promise<Power> {
+  const { uuid } = domain;
+  const wanted = machine.spec.runStrategy ?? 'Running';
+  const action = powerAction(wanted, domain);
+  if (action !== 'shutdown' && action !== 'wait') shutdownAsked.delete(uuid);
+  switch (action) {
+    case 'none':
+      return { domain };
+    case 'wait':
+      return {
+        domain,
+        waiting: {
+          reason: phaseOf(domain),
+          message: `the domain is ${domain.state} (reason ${String(domain.reason)}), wanted ${wanted}`,
+          afterMs: 5_000,
+        },
+      };
+    case 'start':
+    case 'startPaused': {
+      await assertOwner(fuid, record.value, dependencies);
+      const flags = action === 'startPaused' ? constants.DOMAIN_START_PAUSED : 0;
+      await tolerating(['OPERATION_INVALID'], connection.startDomain(uuid, flags));
+      return { domain: { ...domain, ...(await connection.domainState(uuid)) } };
+    }
+    case 'resume':
+      await assertOwner(fuid, record.value, dependencies);
+      await tolerating(['OPERATION_INVALID'], connection.resumeDomain(uuid));
+      return { domain: { ...domain, ...(await connection.domainState(uuid)) } };
+    case 'suspend':
+      await tolerating(['OPERATION_INVALID'], connection.suspendDomain(uuid));
+      return { domain: { ...domain, ...(await connection.domainState(uuid)) } };
+    case 'shutdown': {
+      const asked = shutdownAsked.get(uuid);
+      const waiting = { reason: 'Stopping', message: 'the guest was asked to shut down', afterMs: 2_000 };
+      if (asked === undefined) {
+        shutdownAsked.set(uuid, dependencies.now());
+        await tolerating(['OPERATION_INVALID'], connection.shutdownDomain(uuid));
+        return { domain, waiting };
+      }
+      if (dependencies.now() - asked < shutdownGraceMs) return { domain, waiting };
+      shutdownAsked.delete(uuid);
+      await tolerating(['OPERATION_INVALID'], connection.destroyDomain(uuid));
+      return { domain: { ...domain, ...(await connection.domainState(uuid)) } };
+    }
+  }
+}
+
+/** Asks Consul's leader, not our copy: nobody but the owner may start a machine. */
+async function assertOwner(fuid: string, record: VmRecord, { store }: MachineDependencies): Promise<void> {
+  const entry = await consul('asking who owns the machine', () => store.get(keys.vm(fuid)));
+  const owner = entry && parseRecord(vmRecord, entry).value;
+  if (owner?.phase !== 'Owned' || hostKey(owner) !== hostKey(record))
+    throw new Transient(
+      'OwnerChanged',
+      `the machine now belongs to ${owner ? `${hostKey(owner)} (${owner.phase})` : 'nobody'}`,
+    );
+}
+
+/** Waits for the ports, and for the flows that let frames in and out of them, here and at the other sites. */
+async function plugIn(
+  record: VmRecord,
+  host: Host,
+  { dataplane, directory, hosts }: MachineDependencies,
+): Promise<void> {
+  const ports = await Promise.all(record.interfaces.map(({ id }) => dataplane.whenPort(host, id, portPatienceMs)));
+  if (ports.includes(false))
+    throw new Transient(
+      'PortMissing',
+      `site ${host.site}, host ${host.host}: Open vSwitch has no port for the machine's interface yet`,
+    );
+  const vnis = record.interfaces.flatMap(({ network }) => directory.network(network)?.value ?? []);
+  const reports = await Promise.all(
+    vnis.flatMap(({ vni, sites }) =>
+      sites
+        .flatMap((site) => hosts.ofSite(site))
+        .map(async (each) => ({
+          each,
+          report: await within(portPatienceMs, hostKey(each), dataplane.ensure(each, vni)).catch((error: unknown) => ({
+            error: messageOf(error),
+          })),
+        })),
+    ),
+  );
+  // The other sites' switches are their networks' concern; without its own host's flows the machine hears nothing.
+  const own = reports.find(({ each, report }) => hostKey(each) === hostKey(host) && report.error !== undefined);
+  if (own) throw new Transient('FlowsNotApplied', `site ${host.site}, host ${host.host}: ${own.report.error ?? ''}`);
+}
+
+/** A changed placement asks for a move, once. Returns what was asked for while it is not served. */
+async function servePlacement(
+  machine: FederatedVM,
+  fuid: string,
+  record: Versioned<VmRecord>,
+  dependencies: MachineDependencies,
+): Promise<string | undefined> {
+  const wanted = placementOf(machine);
+  const { placedFor, site, host, generation } = record.value;
+  if (wanted === undefined || wanted === placedFor || !machine.spec.placement) return undefined;
+  const { placement } = machine.spec;
+  const there = placement.site === site && (placement.host === undefined || placement.host === host);
+  if (!there && placedFor !== undefined) {
+    const digest = createHash('sha256')
+      .update(`${wanted}/${String(generation)}`)
+      .digest('hex')
+      .slice(0, 8);
+    await dependencies.requestMove(machine, `${machine.metadata.name}-${digest}`, placement);
+  }
+  const next: VmRecord = { ...record.value, placedFor: wanted };
+  await consul('recording the placement', () =>
+    dependencies.store.transact([{ verb: 'cas', key: keys.vm(fuid), value: serialise(next), index: record.index }]),
+  );
+  return there ? undefined : `a move to ${wanted} was asked for`;
+}
+
+function statusOf(
+  machine: FederatedVM,
+  fuid: string,
+  record: VmRecord | undefined,
+  phase: VMPhase,
+  plan?: MachinePlan,
+): Status {
+  const { status } = machine;
+  return {
+    phase,
+    ...(record ? { site: record.site, host: record.host, uuid: domainUuid(fuid) } : {}),
+    ...((plan?.size.label ?? status?.flavor) === undefined ? {} : { flavor: plan?.size.label ?? status?.flavor }),
+    ...(record
+      ? { interfaces: record.interfaces.map(({ name, mac, address }) => ({ network: name, mac, address })) }
+      : {}),
+  };
+}
+
+/** Takes the machine away: nobody may start it, then off, undefined, volumes deleted, everything given back. */
+async function remove(machine: FederatedVM, fuid: string, dependencies: MachineDependencies): Promise<Outcome<Status>> {
+  const { directory, hosts, allocator } = dependencies;
+  directory.assertCurrent();
+  const finished: Outcome<Status> = {
+    status: {},
+    ready: { value: false, reason: 'Deleted', message: 'nothing is left' },
+    finished: true,
+  };
+  const record = directory.machine(fuid);
+  if (!record) {
+    await allocator.release(fuid);
+    return finished;
+  }
+  const blocked = (reason: string, message: string): Outcome<Status> => ({
+    ...working(statusOf(machine, fuid, record.value, 'Deleting'), 'Deleting', message, 2_000),
+    conditions: [{ type: 'DeletionBlocked', status: 'True', reason, message }],
+  });
+  if (record.value.phase === 'Moving')
+    return blocked('Migrating', 'a migration of the machine is being cancelled first');
+  if (record.value.phase === 'Owned') await markDeleting(fuid, record, dependencies);
+  const host = hosts.get(record.value);
+  if (!host?.qemu?.isConnected)
+    return blocked(
+      'SiteUnreachable',
+      `waiting for site ${record.value.site} to answer, to remove the machine from host ${record.value.host}`,
+    );
+  try {
+    const holders = [...hosts.all()].filter(
+      (each) => hostKey(each) === hostKey(host) || each.qemu?.domains.has(domainUuid(fuid)),
+    );
+    await Promise.all(holders.flatMap(({ qemu }) => (qemu ? [erase(domainUuid(fuid), qemu)] : [])));
+    await removeVolumes(machine, fuid, host, dependencies);
+  } catch (error) {
+    if (isInterruption(error)) return blocked(error.reason, error.message);
+    throw new Transient('LibvirtFailed', `site ${host.site}, host ${host.host}: ${messageOf(error)}`, { cause: error });
+  }
+  await allocator.release(fuid);
+  return finished;
+}
+
+async function markDeleting(
+  fuid: string,
+  { value, index }: Versioned<VmRecord>,
+  { store }: MachineDependencies,
+): Promise<void> {
+  const record: VmRecord = { ...value, phase: 'Deleting' };
+  const result = await consul('recording the deletion', () =>
+    store.transact([{ verb: 'cas', key: keys.vm(fuid), value: serialise(record), index }]),
+  );
+  if (!result.ok) throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
+}
+
+async function erase(uuid: string, { connection }: LibvirtLink): Promise<void> {
+  const flags =
+    constants.DOMAIN_UNDEFINE_MANAGED_SAVE |
+    constants.DOMAIN_UNDEFINE_SNAPSHOTS_METADATA |
+    constants.DOMAIN_UNDEFINE_NVRAM |
+    constants.DOMAIN_UNDEFINE_CHECKPOINTS_METADATA;
+  await tolerating(['NO_DOMAIN', 'OPERATION_INVALID'], connection.destroyDomain(uuid));
+  await tolerating(['NO_DOMAIN'], connection.undefineDomain(uuid, flags));
+}
+
+/** Where the spec leaves the storage to a template, which may have changed since, both places are looked at. */
+async function removeVolumes(
+  machine: FederatedVM,
+  fuid: string,
+  host: Host,
+  { objects, hosts }: MachineDependencies,
+): Promise<void> {
+  const site = objects.site(host.site);
+  if (!site) return;
+  const { storage } = machine.spec;
+  if (storage !== 'Shared') await deleteVolumes(fuid, diskPlace(host, site, 'Local', hosts));
+  if (storage !== 'Local' && site.spec.storage?.shared)
+    await deleteVolumes(fuid, diskPlace(host, site, 'Shared', hosts));
+}
