@@ -124,6 +124,9 @@ async function dialTls({ host, port }: Of<'tls'>, tls: TlsMaterial | undefined, 
     tcp.destroy();
     throw new LibvirtConnectionError('LIBVIRT_TLS_CLIENT', `${what}: our certificate or key is not usable`, { cause });
   }
+  // The daemon takes one message from each TLS record and looks for the next only when its socket has more (seen with
+  // libvirt 9.0): messages that Node gathers into one record would be left lying, so each write gets its own.
+  Object.defineProperty(socket, '_writev', { value: null });
   await opened(socket, 'secureConnect', signal, (cause) => explainTls(what, cause));
   return confirmed(socket, what, signal);
 }
