@@ -8,7 +8,7 @@ import { connectKube, type KubeConnection } from '../../controllers/kube/client.
 import { Controller, type ReconcileContext } from '../../controllers/runtime/controller.js';
 import { EventRecorder, EVENTS } from '../../controllers/runtime/events.js';
 import { ensureFinalizer, removeFinalizer } from '../../controllers/runtime/finalizer.js';
-import { LEASES } from '../../controllers/runtime/lease.js';
+import { LEASES, type LeaseOptions } from '../../controllers/runtime/lease.js';
 import { createLog } from '../../controllers/runtime/log.js';
 import { Manager } from '../../controllers/runtime/manager.js';
 import { Metrics } from '../../controllers/runtime/metrics.js';
@@ -350,10 +350,14 @@ describe('EventRecorder', () => {
 });
 
 describe('Manager', () => {
+  const openHandles = () =>
+    process.getActiveResourcesInfo().filter((name) => ['TCPServerWrap', 'TCPSocketWrap', 'Timeout'].includes(name))
+      .length;
   const build = (
     identity: string,
     reconcile: (id: string, context: ReconcileContext) => Promise<object>,
     stopTimeoutMs = 2000,
+    times: Partial<LeaseOptions> = {},
   ) => {
     const kube = connectKube({ kubeconfigPath: server.kubeconfig });
     const queue = new WorkQueue();
@@ -365,7 +369,7 @@ describe('Manager', () => {
       log,
       metrics,
       healthAddress: '127.0.0.1:0',
-      lease: { api: kube, log, namespace, name: 'manager', identity },
+      lease: { api: kube, log, namespace, name: 'manager', identity, ...times },
       reflectors: [reflector],
       controllers: [controller],
       stopTimeoutMs,
@@ -404,13 +408,29 @@ describe('Manager', () => {
     expect(await holder()).toContain('"holderIdentity":""');
   });
 
-  it('stops on SIGTERM, and leaves no signal handler', async () => {
-    const handlers = process.listenerCount('SIGTERM');
-    const { outcome, reflector } = build('first', () => Promise.resolve({}));
+  it('stops on SIGTERM, and leaves no signal handler, socket or timer', async () => {
+    await create('a');
+    const before = { handlers: process.listenerCount('SIGTERM'), handles: openHandles() };
+    const { outcome, kube, reflector } = build('first', () => Promise.resolve({ requeueAfterMs: 60_000 }));
     await eventually(() => reflector.synced);
+    expect(openHandles()).toBeGreaterThan(before.handles);
     process.emit('SIGTERM', 'SIGTERM');
     expect(await outcome).toBe('Stopped');
-    expect(process.listenerCount('SIGTERM')).toBe(handlers);
+    kube.close();
+    await wait(50);
+    expect({ handlers: process.listenerCount('SIGTERM'), handles: openHandles() }).toEqual(before);
+  });
+
+  it('ends without giving back a lease that another has taken', async () => {
+    const { outcome } = build('first', () => Promise.resolve({}), 2000, {
+      durationMs: 3000,
+      renewDeadlineMs: 2000,
+      retryMs: 100,
+    });
+    await eventually(async () => (await holder()).includes('first'));
+    await api.patch(LEASES, { namespace, name: 'manager' }, { spec: { holderIdentity: 'other' } });
+    expect(await outcome).toBe('LeadershipLost');
+    expect(await holder()).toContain('"holderIdentity":"other"');
   });
 
   it('keeps the lease from others if something still runs at the deadline', async () => {
