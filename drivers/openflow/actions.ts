@@ -210,7 +210,7 @@ function readFrame(r: Reader): { type: number; whole: Buffer; body: Reader } {
   return { type: whole.readUInt16BE(0), whole, body: new Reader(whole, 4) };
 }
 
-export function readActions(r: Reader): Action[] {
+function readActions(r: Reader): Action[] {
   const actions: Action[] = [];
   while (r.left > 0) {
     const { type, whole, body } = readFrame(r);

@@ -16,6 +16,7 @@ import type {
 
 export { OpenFlowConnectionError, OpenFlowError, OpenFlowTimeoutError, OpenFlowValueError } from './errors.js';
 export { flowBody, flowKey } from './flow.js';
+export { EndpointError } from '../wire/endpoint.js';
 export type * from './types.js';
 
 /**

@@ -8,7 +8,7 @@ import type { Action, Flow, FlowChange, FlowFilter, Match, PortDescription } fro
 
 /** OpenFlow 1.3. */
 const VERSION = 0x04;
-export const HEADER_BYTES = 8;
+const HEADER_BYTES = 8;
 
 /** enum ofp_type, §7.1. */
 const OFPT = {

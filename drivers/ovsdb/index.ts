@@ -7,6 +7,7 @@ import type { ConnectionState, Monitored, Operation, Ovsdb, OvsdbOptions, Row, R
 
 export { OvsdbConnectionError, OvsdbError, OvsdbTimeoutError } from './errors.js';
 export { map, namedUuid, set, uuidRef } from './values.js';
+export { EndpointError } from '../wire/endpoint.js';
 export type * from './types.js';
 
 /**

@@ -68,7 +68,10 @@ export class Link<S extends Session> {
   session(): S {
     const state = this.#state.value;
     if (state.connected) return state.session;
-    throw this.#failure('not connected', state.error);
+    const { error } = state;
+    throw error === undefined
+      ? this.#failure('not connected yet', undefined)
+      : this.options.failure(error.message, error);
   }
 
   /** Resolves when connected; rejects at the deadline, or when closed, with the last error. */
@@ -94,24 +97,24 @@ export class Link<S extends Session> {
     const { signal } = this.#closing;
     const backoff = new Backoff();
     while (!signal.aborted) {
-      const upAt = { ms: Infinity };
-      await this.#serve(upAt);
-      if (performance.now() - upAt.ms > STABLE_MS) backoff.reset();
+      const upMs = await this.#serve();
+      if (upMs > STABLE_MS) backoff.reset();
       await sleep(backoff.next(), undefined, { signal }).catch(() => undefined);
     }
     this.#state.complete();
   }
 
-  /** One connection from dialing to its end. */
-  async #serve(upAt: { ms: number }): Promise<void> {
+  /** One connection from dialing to its end. Resolves with how long it was up. */
+  async #serve(): Promise<number> {
     let socket: Socket;
     try {
       socket = await this.#dial();
     } catch (error) {
       this.#state.next({ connected: false, error: this.#wrap(error) });
-      return;
+      return 0;
     }
     let reason: Error | undefined;
+    let upAt = Infinity;
     const drop = (error: unknown) => {
       reason ??= this.#wrap(error);
       socket.destroy();
@@ -119,15 +122,15 @@ export class Link<S extends Session> {
     const session = this.createSession({
       send: (data) => void socket.write(data),
       up: () => {
-        upAt.ms = performance.now();
-        if (reason === undefined) this.#state.next({ connected: true, session });
+        if (reason !== undefined) return;
+        upAt = performance.now();
+        this.#state.next({ connected: true, session });
       },
       drop,
     });
     const silence = () => drop(new Error(`the server has not answered for ${2 * this.options.idleMs} ms`));
     const idle = new IdleWatch(this.options.idleMs, () => session.probe(), silence);
-    const closing = () => drop(this.#closing.signal.reason);
-    this.#closing.signal.addEventListener('abort', closing);
+    const release = this.#whenClosing(drop);
     await new Promise<void>((resolve) => {
       socket.on('error', drop);
       socket.on('close', resolve);
@@ -140,29 +143,38 @@ export class Link<S extends Session> {
           drop(error);
         }
       });
-      if (this.#closing.signal.aborted) closing();
-      else session.open();
+      if (reason === undefined) session.open();
     });
     idle.stop();
-    this.#closing.signal.removeEventListener('abort', closing);
+    release();
     reason ??= this.#failure('the server closed the connection', undefined);
     // The state first: who is told of the loss and calls again must not find the old session.
     this.#state.next({ connected: false, error: reason });
     session.lost(reason);
+    return performance.now() - upAt;
   }
 
   async #dial(): Promise<Socket> {
     const { connectTimeoutMs } = this.options;
-    const deadline = new AbortController();
-    const timer = setTimeout(
-      () => deadline.abort(new Error(`no connection within ${connectTimeoutMs} ms`)),
-      connectTimeoutMs,
-    );
+    const attempt = new AbortController();
+    const giveUp = () => attempt.abort(new Error(`no connection within ${connectTimeoutMs} ms`));
+    const timer = setTimeout(giveUp, connectTimeoutMs);
+    const release = this.#whenClosing((reason) => attempt.abort(reason));
     try {
-      return await dial(this.#endpoint, this.options.tls, AbortSignal.any([deadline.signal, this.#closing.signal]));
+      return await dial(this.#endpoint, this.options.tls, attempt.signal);
     } finally {
       clearTimeout(timer);
+      release();
     }
+  }
+
+  /** Calls `act` once `close` is called, unless released before. */
+  #whenClosing(act: (reason: unknown) => void): () => void {
+    const { signal } = this.#closing;
+    const closing = () => act(signal.reason);
+    if (signal.aborted) closing();
+    else signal.addEventListener('abort', closing);
+    return () => signal.removeEventListener('abort', closing);
   }
 
   #failure(message: string, cause: unknown): Error {

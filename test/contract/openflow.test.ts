@@ -435,7 +435,7 @@ describe('a client of ovs-vswitchd', () => {
     await client.bundle(thousand(0).map(add));
     const startedAt = performance.now();
     await client.bundle(thousand(7).map(add));
-    expect(performance.now() - startedAt).toBeLessThan(1000);
+    expect(performance.now() - startedAt).toBeLessThan(3000);
     expect(identity(await client.dumpFlows({ table: 2 }))).toEqual(identity(thousand(7)));
     expect(await client.dumpFlows({ table: 1 })).toEqual([]);
   });

@@ -2,6 +2,7 @@ import { afterEach, describe, expect, it } from '@jest/globals';
 import type { Socket } from 'node:net';
 import { filter, firstValueFrom } from 'rxjs';
 import {
+  EndpointError,
   OpenFlowConnectionError,
   type OpenFlowOptions,
   OpenFlowTimeoutError,
@@ -172,5 +173,10 @@ describe('a connection to a switch', () => {
     const early = connect(server.endpoint);
     await early.close();
     expect(await failure(early.barrier())).toBeInstanceOf(OpenFlowConnectionError);
+  });
+
+  it('does not begin with an endpoint that makes no sense', () => {
+    expect(() => openSwitch('6654')).toThrow(EndpointError);
+    expect(() => openSwitch('ssl:a:1')).toThrow('needs a client certificate');
   });
 });

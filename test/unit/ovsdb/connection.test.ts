@@ -2,6 +2,7 @@ import { afterEach, describe, expect, it } from '@jest/globals';
 import type { Socket } from 'node:net';
 import { filter, firstValueFrom } from 'rxjs';
 import {
+  EndpointError,
   openOvsdb,
   type Ovsdb,
   OvsdbConnectionError,
@@ -214,6 +215,7 @@ describe('a connection to an OVSDB server', () => {
 
   it('does not begin with an endpoint that makes no sense', () => {
     expect(() => openOvsdb('6640', {})).toThrow('"6640" is not an endpoint');
+    expect(() => openOvsdb('6640', {})).toThrow(EndpointError);
     expect(() => openOvsdb('ssl:a:1', {})).toThrow('needs a client certificate');
   });
 });
