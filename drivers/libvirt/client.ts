@@ -1,4 +1,4 @@
-import { map } from 'rxjs';
+import { map, mergeMap } from 'rxjs';
 import type { RpcConnection, Deadline } from './connection.js';
 import {
   ERR_NO_DOMAIN,
@@ -63,6 +63,12 @@ function nameOf<T>(names: readonly T[], value: number, what: string): T {
   const name = names[value];
   if (name === undefined) throw new LibvirtProtocolError(`unknown ${what} ${value}`);
   return name;
+}
+
+/** None if the number is not known: a newer daemon may tell of more than we have a word for. */
+function known<T>(names: readonly T[], value: number): T[] {
+  const name = names[value];
+  return name === undefined ? [] : [name];
 }
 
 /** The types that libvirt demands of migration parameters, where a number has several (qemu_migration.h). */
@@ -140,13 +146,13 @@ export class LibvirtClient implements Connection {
   ) {
     this.closed = rpc.ended;
     this.events = {
-      domainLifecycle: rpc.on(events.domainLifecycle).pipe(
-        map(({ dom, event, detail }) => ({
-          domain: dom,
-          event: nameOf(domainLifecycles, event, 'domain event'),
-          detail,
-        })),
-      ),
+      domainLifecycle: rpc
+        .on(events.domainLifecycle)
+        .pipe(
+          mergeMap(({ dom, event: number, detail }) =>
+            known(domainLifecycles, number).map((event) => ({ domain: dom, event, detail })),
+          ),
+        ),
       jobCompleted: rpc
         .on(events.jobCompleted)
         .pipe(map(({ dom, params }) => ({ domain: dom, params: asMap(params) }))),
@@ -155,10 +161,14 @@ export class LibvirtClient implements Connection {
         .pipe(map(({ dom, iteration }) => ({ domain: dom, iteration }))),
       networkLifecycle: rpc
         .on(events.networkLifecycle)
-        .pipe(map(({ net, event }) => ({ network: net, event: nameOf(networkLifecycles, event, 'network event') }))),
+        .pipe(
+          mergeMap(({ net, event: number }) =>
+            known(networkLifecycles, number).map((event) => ({ network: net, event })),
+          ),
+        ),
       poolLifecycle: rpc
         .on(events.poolLifecycle)
-        .pipe(map(({ pool, event }) => ({ pool, event: nameOf(poolLifecycles, event, 'pool event') }))),
+        .pipe(mergeMap(({ pool, event: number }) => known(poolLifecycles, number).map((event) => ({ pool, event })))),
     };
   }
 

@@ -28,7 +28,15 @@ export type Deadline = number | 'none';
 
 const MAX_SERIAL = 0xffff_ffff;
 const CLOSE_GRACE_MS = 1000;
+/** setTimeout takes a longer delay for none at all. */
+const MAX_TIMER_MS = 0x7fff_ffff;
 const EMPTY = Buffer.alloc(0);
+
+interface CallHooks {
+  sent(serial: number): void;
+  /** The daemon carried the call out after its caller had given up. */
+  late(): void;
+}
 
 /** A call on its way: in the queue while it has no serial. */
 interface Call {
@@ -79,6 +87,7 @@ export class RpcConnection {
   #failure: Error | undefined;
   #closing = false;
   #keepalive: NodeJS.Timeout | undefined;
+  #verdict: NodeJS.Immediate | undefined;
   #heard = performance.now();
   #unansweredPings = 0;
 
@@ -110,21 +119,30 @@ export class RpcConnection {
   }
 
   /** Makes a call whose data travel in a stream of the same serial. Resolves when the daemon has accepted it. */
-  async openStream<A>(procedure: Procedure<A, void>, args: A): Promise<RpcStream> {
-    let stream: RpcStream | undefined;
-    let serial = 0;
-    try {
-      // Data may come before the reply does, so the stream must be known by then.
-      await this.#start(procedure, args, undefined, (given) => {
-        serial = given;
-        stream = this.#addStream(procedure, serial);
-      });
-    } catch (error) {
-      this.#streams.delete(serial);
-      throw error;
-    }
-    if (stream === undefined) throw new LibvirtProtocolError(`${procedure.name} was answered before it was sent`);
-    return stream;
+  openStream<A>(procedure: Procedure<A, void>, args: A): Promise<RpcStream> {
+    return new Promise((resolve, reject) => {
+      let stream: RpcStream | undefined;
+      let release = (): void => undefined;
+      const hooks: CallHooks = {
+        // Data may come before the reply does, so the stream must be known by then.
+        sent: (serial) => {
+          stream = this.#addStream(procedure, serial);
+          release = () => void this.#streams.delete(serial);
+        },
+        // Nobody wants it any more: a console, for one, would stay taken.
+        late: () => void stream?.abort(),
+      };
+      this.#start(procedure, args, undefined, hooks).then(
+        () => {
+          if (stream !== undefined) resolve(stream);
+        },
+        (error: unknown) => {
+          if (!(error instanceof LibvirtTimeoutError)) release();
+          // eslint-disable-next-line @typescript-eslint/prefer-promise-reject-errors -- passed on as it came
+          reject(error);
+        },
+      );
+    });
   }
 
   /** The messages of that kind, once they have been registered for. Completes with the connection. */
@@ -153,6 +171,7 @@ export class RpcConnection {
   fail(cause: Error | undefined): void {
     if (this.#failure !== undefined) return;
     clearTimeout(this.#keepalive);
+    clearImmediate(this.#verdict);
     this.#failure = cause ?? new LibvirtConnectionError('LIBVIRT_CLOSED', `connection to ${this.#options.peer} closed`);
     this.#transport.destroy();
     this.#failWaiting(this.#failure);
@@ -182,21 +201,21 @@ export class RpcConnection {
     );
   }
 
-  #start<A, R>(procedure: Procedure<A, R>, args: A, deadline?: Deadline, sent?: (serial: number) => void): Promise<R> {
+  #start<A, R>(procedure: Procedure<A, R>, args: A, deadline?: Deadline, hooks?: CallHooks): Promise<R> {
     if (this.#failure !== undefined) return Promise.reject(this.#failure);
     if (this.#closing) {
       return Promise.reject(
         new LibvirtConnectionError('LIBVIRT_CLOSED', `connection to ${this.#options.peer} is closing`),
       );
     }
-    return this.#sendCall(procedure, args, deadline, sent);
+    return this.#sendCall(procedure, args, deadline, hooks);
   }
 
   #sendCall<A, R>(
     procedure: Procedure<A, R>,
     args: A,
     deadline: Deadline = this.#options.callTimeoutMs,
-    sent?: (serial: number) => void,
+    hooks?: CallHooks,
   ): Promise<R> {
     return new Promise<R>((resolve, reject) => {
       let serial: number | undefined;
@@ -209,11 +228,12 @@ export class RpcConnection {
         abandoned: false,
         sent: (given) => {
           serial = given;
-          sent?.(given);
+          hooks?.sent(given);
         },
         reply: ({ header, payload }) => {
           clearTimeout(timer);
           if (header.status === MessageStatus.error) reject(decodeError(payload));
+          else if (call.abandoned) hooks?.late();
           else resolve(decode(procedure.result, payload));
         },
         fail: (error) => {
@@ -227,7 +247,7 @@ export class RpcConnection {
         if (serial === undefined) this.#queue = this.#queue.filter((queued) => queued !== call);
         else this.#abandon(call);
       };
-      const timer = typeof deadline === 'number' ? setTimeout(expire, deadline, deadline) : undefined;
+      const timer = deadline === 'none' ? undefined : setTimeout(expire, Math.min(deadline, MAX_TIMER_MS), deadline);
       this.#queue.push(call);
       this.#pump();
     });
@@ -315,6 +335,8 @@ export class RpcConnection {
   #reply(message: Message): void {
     const { program, procedure, serial } = message.header;
     const call = this.#inFlight.get(serial);
+    // What was under way when we took leave has lost its waiter.
+    if (call === undefined && this.#closing) return;
     if (call === undefined) throw new LibvirtProtocolError(`reply to a call that was never made (serial ${serial})`);
     if (call.program.id !== program.id || call.program.version !== program.version || call.procedure !== procedure) {
       throw new LibvirtProtocolError(`reply of procedure ${procedure} to ${call.name}`);
@@ -381,17 +403,27 @@ export class RpcConnection {
       this.#scheduleKeepalive(intervalMs - silentMs);
       return;
     }
+    // If it was us who were held up, the answer is waiting to be read: look before judging.
     if (this.#unansweredPings >= count) {
-      this.fail(
-        new LibvirtConnectionError(
-          'LIBVIRT_UNRESPONSIVE',
-          `${this.#options.peer} left ${count} pings unanswered, silent for ${Math.round(silentMs)} ms`,
-        ),
-      );
+      this.#verdict = setImmediate(() => this.#keepaliveVerdict(silentMs));
       return;
     }
     this.#unansweredPings++;
     this.#transport.write(this.#keepaliveBytes(keepalivePing));
     this.#scheduleKeepalive(intervalMs);
+  }
+
+  #keepaliveVerdict(silentMs: number): void {
+    const { intervalMs, count } = this.#options.keepalive;
+    if (this.#unansweredPings < count) {
+      this.#scheduleKeepalive(intervalMs);
+      return;
+    }
+    this.fail(
+      new LibvirtConnectionError(
+        'LIBVIRT_UNRESPONSIVE',
+        `${this.#options.peer} left ${count} pings unanswered, silent for ${Math.round(silentMs)} ms`,
+      ),
+    );
   }
 }

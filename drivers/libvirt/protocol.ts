@@ -78,9 +78,9 @@ const uuid: Codec<string> = mapped(
 );
 
 export const domainRef = struct<DomainRef>({ name: text, uuid, id: int });
-export const networkRef = struct<NetworkRef>({ name: text, uuid });
-export const poolRef = struct<PoolRef>({ name: text, uuid });
-export const volumeRef = struct<VolumeRef>({ pool: text, name: text, key: text });
+const networkRef = struct<NetworkRef>({ name: text, uuid });
+const poolRef = struct<PoolRef>({ name: text, uuid });
+const volumeRef = struct<VolumeRef>({ pool: text, name: text, key: text });
 
 const typedInt = 1;
 const typedUint = 2;

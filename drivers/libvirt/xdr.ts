@@ -9,9 +9,6 @@ export interface Codec<T> {
   decode(reader: XdrReader): T;
 }
 
-/** What a codec carries. */
-export type Carried<C> = C extends Codec<infer T> ? T : never;
-
 const padding = (length: number): number => (4 - (length % 4)) % 4;
 
 export class XdrWriter {

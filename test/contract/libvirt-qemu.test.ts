@@ -3,7 +3,7 @@ import { createHash, randomBytes, randomUUID } from 'node:crypto';
 import { mkdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { firstValueFrom, filter, toArray } from 'rxjs';
+import { filter, firstValueFrom, take, toArray } from 'rxjs';
 import { connect, constants, LibvirtError, type Connection } from '../../drivers/libvirt/index.js';
 import { startLibvirtd, type Libvirtd } from '../support/libvirtd.js';
 
@@ -155,6 +155,29 @@ describe('what a host can do', () => {
     expect(await connection.domainCapabilities('x86_64', 'pc', 'qemu')).toContain('<domain>qemu</domain>');
     expect(await connection.hypervisorType()).toBe('QEMU');
     expect(await connection.hypervisorVersion()).toBeGreaterThan(1_000_000);
+  });
+});
+
+describe('a network of the real driver', () => {
+  it('lives its life, found by UUID alone', async () => {
+    const uuid = randomUUID();
+    const name = `n-${uuid.slice(0, 8)}`;
+    const events = firstValueFrom(connection.events.networkLifecycle.pipe(take(4), toArray()));
+    const xml = (vlan: number): string =>
+      `<network><name>${name}</name><uuid>${uuid}</uuid><forward mode='bridge'/><bridge name='isth-int'/>` +
+      `<virtualport type='openvswitch'/><vlan><tag id='${vlan}'/></vlan></network>`;
+    expect(await connection.defineNetwork(xml(120))).toEqual({ name, uuid });
+    await connection.startNetwork(uuid);
+    expect(await connection.networkIsActive(uuid)).toBe(true);
+    await connection.setNetworkAutostart(uuid, true);
+    expect(await connection.networkAutostart(uuid)).toBe(true);
+    await connection.defineNetwork(xml(121));
+    expect(await connection.networkXml(uuid)).toContain("<tag id='120'/>");
+    expect(await connection.networkXml(uuid, constants.NETWORK_XML_INACTIVE)).toContain("<tag id='121'/>");
+    await connection.destroyNetwork(uuid);
+    await connection.undefineNetwork(uuid);
+    expect(await connection.lookupNetwork(uuid)).toBeUndefined();
+    expect((await events).map(({ event }) => event)).toEqual(['defined', 'started', 'defined', 'stopped']);
   });
 });
 

@@ -2,6 +2,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/glob
 import { randomUUID } from 'node:crypto';
 import { chmod, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { firstValueFrom, take, toArray } from 'rxjs';
 import {
   connect,
@@ -343,6 +344,14 @@ describe('a connection that does not come about', () => {
     }
   });
 
+  it('ends later, too, when told to', async () => {
+    const control = new AbortController();
+    const connection = await open(daemon.uri('test', 'unix'), { signal: control.signal });
+    control.abort();
+    expect(await connection.closed).toMatchObject({ code: 'LIBVIRT_ABORTED' });
+    await expect(connection.listDomains()).rejects.toMatchObject({ code: 'LIBVIRT_ABORTED' });
+  });
+
   it('names the authentication that the daemon wants', async () => {
     const strict = await startLibvirtd({ tcpAuthentication: 'sasl' });
     try {
@@ -383,8 +392,8 @@ describe('a daemon in trouble', () => {
   });
 
   it('is kept while it answers pings, however long nobody calls', async () => {
-    const connection = await open(daemon.uri('test', 'unix'), { keepalive: { intervalMs: 20, count: 1 } });
-    await new Promise((resolve) => setTimeout(resolve, 300));
+    const connection = await open(daemon.uri('test', 'unix'), { keepalive: { intervalMs: 100, count: 2 } });
+    await sleep(600);
     expect(connection.isOpen).toBe(true);
     expect(await connection.hypervisorType()).toBe('TEST');
   });
