@@ -4,6 +4,7 @@ import { isKubeError } from '../kube/api.js';
 import type { Log } from './log.js';
 import type { Metrics } from './metrics.js';
 import type { WorkQueue } from './queue.js';
+import { sharedAbortController } from './time.js';
 
 export interface Result {
   /** Look again after this time even if nothing changes. */
@@ -38,7 +39,7 @@ export class Controller {
   readonly #log: Log;
   readonly #runs;
   readonly #seconds;
-  readonly #stop = new AbortController();
+  readonly #stop = sharedAbortController();
   readonly #active = new Set<string>();
   #workers: Promise<unknown> | undefined;
 

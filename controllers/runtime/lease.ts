@@ -2,7 +2,7 @@ import { z } from 'zod';
 
 import { isKubeError, type CallOptions, type KubeApi, type KubeObject, type Resource } from '../kube/api.js';
 import type { Log } from './log.js';
-import { microTime, sleep } from './time.js';
+import { microTime, sharedAbortController, sleep } from './time.js';
 
 export const LEASES: Resource = {
   group: 'coordination.k8s.io',
@@ -175,7 +175,7 @@ class Candidate {
 /** Held from the moment it exists until lost or released, and renewed meanwhile. */
 export class Leadership {
   readonly #settings;
-  readonly #lost = new AbortController();
+  readonly #lost = sharedAbortController();
   readonly #end = new AbortController();
   readonly #renewing: Promise<void>;
   #held: Held;

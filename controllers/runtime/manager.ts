@@ -3,7 +3,7 @@ import { HealthServer } from './health.js';
 import { acquireLease, type Leadership, type LeaseOptions } from './lease.js';
 import type { Log } from './log.js';
 import { addProcessMetrics, type Metrics } from './metrics.js';
-import { aborted } from './time.js';
+import { aborted, sharedAbortController } from './time.js';
 
 /** A Reflector of any type. */
 export interface Cache {
@@ -46,7 +46,7 @@ export type Outcome =
 /** Runs the parts of a process: started in order, stopped in reverse. */
 export class Manager {
   readonly #stop = new AbortController();
-  readonly #tasks = new AbortController();
+  readonly #tasks = sharedAbortController();
   readonly #health: HealthServer;
 
   constructor(private readonly options: ManagerOptions) {

@@ -1,3 +1,5 @@
+import { setMaxListeners } from 'node:events';
+
 /** Resolves after ms, or as soon as the signal is aborted. */
 export async function sleep(ms: number, signal: AbortSignal): Promise<void> {
   if (signal.aborted) return;
@@ -29,4 +31,11 @@ export function backoffMs(retry: number, baseMs: number, maxMs: number): number 
 /** metav1.MicroTime: RFC 3339 with exactly six fractional digits. */
 export function microTime(date: Date): string {
   return date.toISOString().replace('Z', '000Z');
+}
+
+/** One whose signal any number of concurrent calls may listen to; Node otherwise suspects a leak beyond ten. */
+export function sharedAbortController(): AbortController {
+  const controller = new AbortController();
+  setMaxListeners(0, controller.signal);
+  return controller;
 }
