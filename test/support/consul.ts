@@ -1,8 +1,8 @@
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, rmSync } from 'node:fs';
-import { mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { mkdtemp, readFile, readdir, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -19,7 +19,7 @@ export interface ConsulServer {
   /** Stops the process from running (SIGSTOP) until resume: connections stay open, answers don't come. */
   pause(): Promise<void>;
   resume(): void;
-  /** Leaves nothing. */
+  /** Leaves nothing. May be called again. */
   stop(): Promise<void>;
 }
 
@@ -79,6 +79,7 @@ class LocalServer implements ConsulServer {
   readonly serfAddress: string;
   readonly #directory: string;
   readonly #dev: boolean;
+  readonly #janitor: ReturnType<typeof startJanitor>;
   #child: ChildProcess | undefined;
   #log = '';
 
@@ -87,6 +88,7 @@ class LocalServer implements ConsulServer {
     this.raftAddress = `127.0.0.1:${ports.raft}`;
     this.serfAddress = `127.0.0.1:${ports.serf}`;
     this.#directory = directory;
+    this.#janitor = startJanitor(directory);
     this.#dev = dev;
   }
 
@@ -136,14 +138,11 @@ class LocalServer implements ConsulServer {
 
   async stop(): Promise<void> {
     await this.kill();
-    process.off('exit', this.forget);
-    await rm(this.#directory, { recursive: true, force: true });
+    if (this.#janitor.exitCode !== null) return;
+    const removed = once(this.#janitor, 'exit');
+    this.#janitor.stdin.end();
+    await removed;
   }
-
-  /** For an end of ours that runs no `stop`. */
-  readonly forget = (): void => {
-    rmSync(this.#directory, { recursive: true, force: true });
-  };
 
   /** Empty if there is none or the server doesn't answer. */
   async leaderAddress(): Promise<string> {
@@ -178,9 +177,13 @@ async function createConsulServer(options: { dev: boolean; peers: number; join?:
     log_level: 'warn',
   };
   await writeFile(join(directory, 'config.json'), JSON.stringify(config));
-  const server = new LocalServer(directory, options.dev, { http, raft, serf });
-  process.once('exit', server.forget);
-  return server;
+  return new LocalServer(directory, options.dev, { http, raft, serf });
+}
+
+/** Removes the directory when its standard input ends, which it does however this process ends. */
+function startJanitor(directory: string) {
+  const script = 'read _; until rm -rf -- "$1"; do sleep 0.1; done';
+  return spawn('sh', ['-c', script, 'janitor', directory], { stdio: ['pipe', 'ignore', 'ignore'], detached: true });
 }
 
 /** All held at once, so that they differ. */
