@@ -28,14 +28,16 @@ image_path() { # where the image of today's inputs is, built or not
   } | sha256sum | cut -c1-16).qcow2"
 }
 
-# In the order they load: each after what it needs.
-kernel_modules=(
+# In the order they load, each after what it needs: at once; for a seed that is no virtio disk; when the network is up.
+modules_first=(
   virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci failover net_failover virtio_net virtio_blk
-  scsi_common scsi_mod libata ata_piix virtio_scsi cdrom sr_mod isofs nls_cp437 nls_ascii fat vfat button evdev
+  cdrom isofs fat vfat nls_cp437 nls_ascii
 )
+modules_seed=(scsi_common scsi_mod virtio_scsi libata ata_piix sr_mod)
+modules_later=(button evdev)
 
 build_image() {
-  local target work root modules name
+  local target work root module name
   fetch_kernel
   target=$(image_path)
   [ ! -s "$target" ] || return 0
@@ -55,12 +57,14 @@ build_image() {
   mkdir -p "$root/etc/acpi/PWRF"
   printf '#!/bin/sh\nsync\nexec poweroff -f\n' >"$root/etc/acpi/PWRF/00000080"
   chmod +x "$root/etc/acpi/PWRF/00000080"
-  for name in "${kernel_modules[@]}"; do
-    modules=$(find "$work/lib/modules" -name "$name.ko")
-    [ -n "$modules" ] || { echo "the kernel has no module $name" >&2; return 1; }
-    cp "$modules" "$root/modules/"
+  for name in "${modules_first[@]}" "${modules_seed[@]}" "${modules_later[@]}"; do
+    module=$(find "$work/lib/modules" -name "$name.ko")
+    [ -n "$module" ] || { echo "the kernel has no module $name" >&2; return 1; }
+    cp "$module" "$root/modules/"
   done
-  echo "${kernel_modules[*]}" >"$root/modules/order"
+  echo "${modules_first[*]}" >"$root/modules/first"
+  echo "${modules_seed[*]}" >"$root/modules/seed"
+  echo "${modules_later[*]}" >"$root/modules/later"
   (cd "$root" && find . | sort | cpio --quiet -o -H newc --owner 0:0 | gzip -1 >"$work/initrd")
 
   # A FAT file system without a partition table, which the BIOS boots through syslinux's sector. The counters of `seconds`
