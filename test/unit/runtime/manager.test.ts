@@ -94,26 +94,6 @@ describe('Manager', () => {
   });
 });
 
-describe('ReconcileContext', () => {
-  it('has a signal that many calls may listen to without a warning', async () => {
-    const warnings: string[] = [];
-    const onWarning = ({ name }: Error) => warnings.push(name);
-    process.on('warning', onWarning);
-    const queue = new WorkQueue();
-    const reconcile = (_key: string, { signal }: { signal: AbortSignal }) => {
-      for (let call = 0; call < 50; call += 1) signal.addEventListener('abort', () => undefined);
-      return Promise.resolve({});
-    };
-    const controller = new Controller({ name: 'c', queue, log, metrics: new Metrics(), reconcile });
-    controller.start(() => undefined);
-    queue.add('a');
-    await new Promise((resolve) => setTimeout(resolve, 20));
-    await controller.stop();
-    process.off('warning', onWarning);
-    expect(warnings).toEqual([]);
-  });
-});
-
 describe('HealthServer', () => {
   it('says whether it is ready and what is missing, and shows the metrics', async () => {
     const metrics = new Metrics();
