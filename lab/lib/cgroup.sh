@@ -5,12 +5,13 @@
 cgroup_roots() { awk '$3 == "cgroup" || $3 == "cgroup2" { print $2 }' /proc/self/mounts; }
 
 cgroup_create() { # ID
-  local top group controller
+  local top group controller controllers
   while read -r top; do
     # v2 hands a controller down only where this file says so; not every machine lets us.
     if [ -f "$top/cgroup.subtree_control" ]; then
-      for controller in $(cat "$top/cgroup.controllers"); do
-        echo "+$controller" >"$top/cgroup.subtree_control" 2>/dev/null || true
+      read -r -a controllers <"$top/cgroup.controllers" || true
+      for controller in "${controllers[@]}"; do
+        echo "+$controller" 2>/dev/null >"$top/cgroup.subtree_control" || true
       done
     fi
     for group in "$top/isth-$1" "$top/isth-$1/lab"; do
@@ -51,9 +52,9 @@ cgroup_destroy() { # ID: ends every process in it
 
 # Inside a host's cgroup namespace: the fresh /sys hides the hierarchies; mounted again they begin at isth-<id>.
 cgroup_mount_again() { # reads the lines of /proc/self/mounts that were there before
-  local device point type options
+  local point type options
   mount -t tmpfs -o mode=755 tmpfs /sys/fs/cgroup
-  while read -r device point type options _; do
+  while read -r _ point type options _; do
     case $type in
       cgroup2)
         [ "$point" != /sys/fs/cgroup ] || umount /sys/fs/cgroup

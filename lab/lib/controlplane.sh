@@ -8,8 +8,7 @@ etcd_peer=http://127.0.0.1:22380
 certs="$pki/kubernetes"
 
 kubeconfig() { # FILE CERTIFICATE-NAME
-  local data
-  data() { base64 -w0 "$certs/$1"; }
+  data() { base64 -w0 "$certs/$1"; } # on one line
   cat >"$1" <<YAML
 apiVersion: v1
 kind: Config
@@ -48,7 +47,7 @@ control_plane_ready() {
 
 # What an administrator applies: CRDs, the operator's namespace with a client certificate a site, and the sites.
 objects_up() {
-  local id site
+  local site
   kube apply --server-side -k "$project/manifests/install/crds"
   kube wait --for=condition=Established --timeout=30s crd sites.isthmus.dev
   kube create namespace isthmus-system --dry-run=client -o yaml | kube apply --server-side -f -

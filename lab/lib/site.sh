@@ -2,7 +2,6 @@
 # A process `<id>-host` that sleeps keeps the namespaces; .lab/<id>/ holds the folders, so that a host which died comes
 # back as it was, like after a power cut.
 # shellcheck shell=bash
-# shellcheck source=cgroup.sh
 . "$project/lab/lib/cgroup.sh"
 
 # The machine's paths that are private in a host, and the mount points among them that the machine may lack.

@@ -1,0 +1,31 @@
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: deps
+deps: ## Install the npm modules as locked
+	npm ci --no-audit --no-fund
+
+.PHONY: tools
+tools: ## Find or build kube-apiserver, etcd, consul, kubectl into .cache/tools (minutes, once)
+	tools/install
+
+.PHONY: build
+build: ## Compile the operator into dist/
+	npx tsc -p tsconfig.build.json
+
+.PHONY: lab
+lab: ## Start three sites on this machine, as root; installs what is missing (lab/status shows them)
+	lab/up
+
+.PHONY: lab-down
+lab-down: ## End the lab and take away all of it
+	lab/down
+
+.PHONY: operator
+operator: build ## Run the operator against the lab, in the foreground; log also in .lab/operator.log
+	KUBECONFIG=.lab/kubeconfig node dist/controllers/main.js --consul http://198.51.100.11:8500 2>&1 | tee .lab/operator.log
