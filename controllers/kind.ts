@@ -39,11 +39,6 @@ export interface KindOptions<S extends ConditionedStatus, T extends CustomObject
   ) => Promise<Outcome<Omit<S, 'conditions' | 'observedGeneration'>>>;
 }
 
-/** Tries again with back-off; the status has been written and says why. */
-class Retry extends Error {
-  readonly code = 'ISTHMUS_RETRY';
-}
-
 /**
  * What all kinds share: finalizer before the first effect, one reconcile, one status patch, one event a change, the next
  * try, the finalizer taken off when nothing is left.
@@ -96,8 +91,7 @@ export class KindController<S extends ConditionedStatus, T extends CustomObject<
       return {};
     }
     await this.#report(object, outcome, context);
-    if (outcome.retry) throw new Retry(outcome.ready.message);
-    return { requeueAfterMs: outcome.requeueAfterMs };
+    return { requeueAfterMs: outcome.requeueAfterMs, retry: outcome.retry };
   }
 
   /** The only place where a status is written. */
@@ -114,7 +108,7 @@ export class KindController<S extends ConditionedStatus, T extends CustomObject<
     if (!wrote) return;
     const { value, reason, message } = outcome.ready;
     if (before?.reason === reason && before.message === message) return;
-    context.log.info('status', { ready: value, reason, message });
+    context.log.info('status', { ready: value, reason, note: message });
     this.options.recorder.record(object, {
       type: outcome.stalled || outcome.retry ? 'Warning' : 'Normal',
       reason,

@@ -132,7 +132,13 @@ function wireHost(host: Host, sources: TriggerSources, targets: TriggerTargets):
     subscription.add(
       link.changes.subscribe(({ domains, networks }) => {
         for (const uuid of domains) enqueueMachine(sources, targets, directory.machineOfDomain(uuid));
-        for (const uuid of networks) enqueueNetwork(sources, targets, directory.networkOfUuid(uuid));
+        for (const uuid of networks) {
+          const fuid = directory.networkOfUuid(uuid);
+          enqueueNetwork(sources, targets, fuid);
+          // Machines that wait for their network to come up here.
+          if (fuid !== undefined)
+            for (const [machine] of directory.machinesOf(fuid)) enqueueMachine(sources, targets, machine);
+        }
       }),
     );
   }

@@ -95,7 +95,7 @@ export class Link implements LibvirtLink {
         this.#connection = undefined;
       }
       this.#setDown();
-      if (!signal.aborted) await sleep(backoffMs(failures, retry.baseMs, retry.maxMs), signal);
+      await sleep(backoffMs(failures, retry.baseMs, retry.maxMs), signal);
     }
   }
 

@@ -9,6 +9,8 @@ import { sharedAbortController } from './time.js';
 export interface Result {
   /** Look again after this time even if nothing changes. */
   readonly requeueAfterMs?: number | undefined;
+  /** Look again after a delay that grows each time, as after an error that has been told already. */
+  readonly retry?: boolean | undefined;
 }
 
 export interface ReconcileContext {
@@ -93,7 +95,11 @@ export class Controller {
     const log = this.#log.child({ object: key, reconcileId });
     try {
       assertLeading();
-      const { requeueAfterMs } = await reconcile(key, { reconcileId, log, signal, assertLeading });
+      const { requeueAfterMs, retry } = await reconcile(key, { reconcileId, log, signal, assertLeading });
+      if (retry) {
+        queue.addRateLimited(key);
+        return 'requeue';
+      }
       queue.forget(key);
       if (requeueAfterMs === undefined) return 'success';
       queue.addAfter(key, requeueAfterMs);

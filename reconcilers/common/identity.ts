@@ -75,3 +75,6 @@ export function vniOfCookie(cookie: bigint): number | undefined {
 
 /** Whether a libvirt network or domain of that name is one of ours. */
 export const isOurs = (name: string): boolean => /^isth-.+-[0-9a-f]{8}$/.test(name);
+
+/** 48 bits that spread askers over a space (pickFree), so that concurrent claims seldom meet. */
+export const hint = (seed: string): number => createHash('sha256').update(seed).digest().readUIntBE(0, 6);

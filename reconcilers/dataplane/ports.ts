@@ -2,9 +2,6 @@ import { Subject, type Observable } from 'rxjs';
 import type { Ovsdb, Row, RowChange } from '../../drivers/ovsdb/types.js';
 import { ovsdbMark } from '../common/identity.js';
 
-/** Columns that this index reads of table Interface. */
-export const interfaceColumns = ['name', 'ofport', 'external_ids', 'type'] as const;
-
 export interface PortChange {
   /** The iface-ids whose port came, went or got another number. */
   readonly interfaceId?: string;
@@ -31,6 +28,7 @@ export class Ports {
 
   constructor(ovsdb: Ovsdb) {
     this.#subscription = ovsdb.changes.subscribe((change) => this.#take(change));
+    for (const [uuid, row] of known(ovsdb)) this.#take({ table: 'Interface', uuid, new: row });
   }
 
   get changes(): Observable<PortChange> {
@@ -86,6 +84,15 @@ export class Ports {
     if (port.peer !== undefined && this.#byPeer.get(port.peer) === uuid) this.#byPeer.delete(port.peer);
     if (port.interfaceId !== undefined && this.#byInterfaceId.get(port.interfaceId) === uuid)
       this.#byInterfaceId.delete(port.interfaceId);
+  }
+}
+
+/** What the replica holds already; nothing while it is not connected: it then comes as changes. */
+function known(ovsdb: Ovsdb): Iterable<[string, Row]> {
+  try {
+    return ovsdb.rows('Interface');
+  } catch {
+    return [];
   }
 }
 

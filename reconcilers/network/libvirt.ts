@@ -9,10 +9,9 @@ export interface WantedNetwork {
   readonly fuid: string;
   readonly name: string;
   readonly vlan: number;
-  readonly mtu: number;
 }
 
-export function networkXml({ fuid, name, vlan, mtu }: WantedNetwork): string {
+export function networkXml({ fuid, name, vlan }: WantedNetwork): string {
   return buildXml({
     network: {
       name,
@@ -20,7 +19,6 @@ export function networkXml({ fuid, name, vlan, mtu }: WantedNetwork): string {
       metadata: {
         [`${metadataPrefix}:network`]: { [`@xmlns:${metadataPrefix}`]: metadataNamespace, '@fuid': fuid },
       },
-      mtu: { '@size': mtu },
       forward: { '@mode': 'bridge' },
       bridge: { '@name': integrationBridge },
       virtualport: { '@type': 'openvswitch' },
@@ -35,7 +33,6 @@ function essence(xml: string): string {
   return [
     at('network', 'name'),
     at('network', 'uuid'),
-    at('network', 'mtu', '@size'),
     at('network', 'forward', '@mode'),
     at('network', 'bridge', '@name'),
     at('network', 'virtualport', '@type'),

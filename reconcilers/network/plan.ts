@@ -1,4 +1,4 @@
-import { parseCidr, type FederatedNetwork, type Site } from '../../crds/index.js';
+import { parseCidr, type AddressRange, type FederatedNetwork, type Site } from '../../crds/index.js';
 import { Stalled, Waiting } from '../common/errors.js';
 import type { Objects } from '../objects.js';
 
@@ -6,13 +6,13 @@ import type { Objects } from '../objects.js';
 const encapsulation = 20 + 8 + 8 + 14;
 const defaultUnderlayMtu = 1500;
 const defaultVlanRange = { from: 100, to: 3999 } as const;
-export const vniRange = { from: 4096, to: 16_777_215 } as const;
+export const vniRange: AddressRange = { first: 4096, last: 16_777_215 };
 
 /** What a network's spec comes to on the sites that there are. */
 export interface NetworkPlan {
   readonly sites: readonly string[];
   readonly mtu: number;
-  readonly vlanRange: { readonly from: number; readonly to: number };
+  readonly vlanRange: AddressRange;
 }
 
 /** Pure. Throws Stalled or Waiting, naming the field and the remedy. */
@@ -31,19 +31,19 @@ export function planNetwork(network: FederatedNetwork, objects: Objects): Networ
     );
   const ranges = sites.map(({ spec }) => spec.vlanRange ?? defaultVlanRange);
   const vlanRange = {
-    from: Math.max(...ranges.map(({ from }) => from)),
-    to: Math.min(...ranges.map(({ to }) => to)),
+    first: Math.max(...ranges.map(({ from }) => from)),
+    last: Math.min(...ranges.map(({ to }) => to)),
   };
   const pin = network.spec.vlanId;
-  if (vlanRange.from > vlanRange.to)
+  if (vlanRange.first > vlanRange.last)
     throw new Stalled(
       'NoCommonVLAN',
       `spec.sites: the vlanRanges of ${names(sites)} have no VLAN in common; widen one of them`,
     );
-  if (pin !== undefined && (pin < vlanRange.from || pin > vlanRange.to))
+  if (pin !== undefined && (pin < vlanRange.first || pin > vlanRange.last))
     throw new Stalled(
       'VLANOutOfRange',
-      `spec.vlanId: ${String(pin)} is not in ${String(vlanRange.from)}-${String(vlanRange.to)}, which the sites ${names(sites)} share; choose another or leave it out`,
+      `spec.vlanId: ${String(pin)} is not in ${String(vlanRange.first)}-${String(vlanRange.last)}, which the sites ${names(sites)} share; choose another or leave it out`,
     );
   return { sites: sites.map(({ metadata }) => metadata.name).sort(), mtu, vlanRange };
 }

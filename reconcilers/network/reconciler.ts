@@ -1,11 +1,11 @@
-import { createHash } from 'node:crypto';
 import type { FederatedNetwork, FederatedNetworkSite, FederatedNetworkStatus } from '../../crds/index.js';
 import type { KeyValueStore } from '../../drivers/consul/types.js';
 import { consul, federatedUid, type Allocator, type Grant } from '../common/allocation.js';
 import { within } from '../common/deadline.js';
 import type { Directory } from '../common/directory.js';
 import { isInterruption, messageOf, Transient, Waiting } from '../common/errors.js';
-import { integrationBridge, networkName } from '../common/identity.js';
+import { hint, integrationBridge, networkName } from '../common/identity.js';
+import { pickFree } from '../common/ip.js';
 import { interrupted, type Outcome } from '../common/outcome.js';
 import { keys, serialise, type NetworkRecord, type Versioned } from '../common/records.js';
 import type { Dataplane, FlowReport } from '../dataplane/dataplane.js';
@@ -70,14 +70,14 @@ async function allocate(
   const { namespace, name } = network.metadata;
   const propose = (lost: ReadonlySet<string>): Grant => {
     const free = (key: string): boolean => !lost.has(key) && !allocator.isTaken(key);
-    const vlan = network.spec.vlanId ?? pick(plan.vlanRange, `${fuid}/vlan`, (id) => free(keys.vlan(id)));
+    const vlan = network.spec.vlanId ?? pickFree(plan.vlanRange, (id) => !free(keys.vlan(id)), hint(`${fuid}/vlan`));
     if (vlan === undefined)
       throw new Waiting(
         'VLANsExhausted',
-        `no VLAN is free in ${String(plan.vlanRange.from)}-${String(plan.vlanRange.to)}, which the sites ${plan.sites.join(', ')} share; widen their vlanRange or delete a network`,
+        `no VLAN is free in ${String(plan.vlanRange.first)}-${String(plan.vlanRange.last)}, which the sites ${plan.sites.join(', ')} share; widen their vlanRange or delete a network`,
         30_000,
       );
-    const vni = network.spec.vni ?? pick(vniRange, `${fuid}/vni`, (id) => free(keys.vni(id)));
+    const vni = network.spec.vni ?? pickFree(vniRange, (id) => !free(keys.vni(id)), hint(`${fuid}/vni`));
     if (vni === undefined) throw new Waiting('VNIsExhausted', 'no VNI is free', 30_000);
     const record: NetworkRecord = {
       namespace,
@@ -105,21 +105,6 @@ async function allocate(
   const record = directory.network(fuid);
   if (!record) throw new Transient('AllocationUnseen', 'what was allocated is not visible yet');
   return record;
-}
-
-/** A start that spreads owners over the range, so that concurrent claims seldom meet. */
-function pick(
-  { from, to }: { from: number; to: number },
-  seed: string,
-  isFree: (value: number) => boolean,
-): number | undefined {
-  const size = to - from + 1;
-  const start = createHash('sha256').update(seed).digest().readUInt32BE(0) % size;
-  for (let step = 0; step < size; step++) {
-    const value = from + ((start + step) % size);
-    if (isFree(value)) return value;
-  }
-  return undefined;
 }
 
 /** Takes up a change of the sites: new ones are joined, one that is no longer named is left once no machine of it is there. */
@@ -199,7 +184,7 @@ async function ensureSite(
 ): Promise<FederatedNetworkSite> {
   const { hosts, objects } = dependencies;
   const name = networkName(network.metadata.name, fuid);
-  const wanted = { fuid, name, vlan: record.vlan, mtu: record.mtu };
+  const wanted = { fuid, name, vlan: record.vlan };
   const base = {
     name: site,
     endpoint: name,

@@ -1,9 +1,9 @@
-import { createHash } from 'node:crypto';
 import { formatAddress, type FederatedVM } from '../../crds/index.js';
 import type { Allocator, Claim, Grant } from '../common/allocation.js';
 import type { Directory } from '../common/directory.js';
 import { Transient, Waiting } from '../common/errors.js';
-import { interfaceId, macAddress } from '../common/identity.js';
+import { hint, interfaceId, macAddress } from '../common/identity.js';
+import { pickFree } from '../common/ip.js';
 import { keys, type HostRef, type InterfaceRecord, type Versioned, type VmRecord } from '../common/records.js';
 import type { MachinePlan, PlannedInterface } from './plan.js';
 
@@ -65,16 +65,13 @@ function proposeInterface(
   };
 }
 
-/** A start that spreads machines over the network, so that concurrent claims seldom meet. */
 function pickAddress(network: PlannedInterface, fuid: string, isFree: (key: string) => boolean): string {
-  const size = network.last - network.first + 1;
-  const start = createHash('sha256').update(`${fuid}/${network.fuid}`).digest().readUInt32BE(0) % size;
-  for (let step = 0; step < size; step++) {
-    const value = network.first + ((start + step) % size);
-    if (network.excluded.some(({ first, last }) => first <= value && value <= last)) continue;
-    const address = formatAddress(value);
-    if (isFree(keys.ip(network.fuid, address))) return address;
-  }
+  const value = pickFree(
+    network.space,
+    (each) => !isFree(keys.ip(network.fuid, formatAddress(each))),
+    hint(`${fuid}/${network.fuid}`),
+  );
+  if (value !== undefined) return formatAddress(value);
   throw new Waiting(
     'AddressesExhausted',
     `FederatedNetwork ${network.name} has no free address left; delete a machine or use another network`,

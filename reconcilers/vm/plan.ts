@@ -3,7 +3,6 @@ import {
   parseAddress,
   parseCidr,
   parseRange,
-  type AddressRange,
   type CloudInit,
   type FederatedNetwork,
   type FederatedVM,
@@ -11,6 +10,7 @@ import {
   type VMTemplate,
 } from '../../crds/index.js';
 import { Stalled, Waiting } from '../common/errors.js';
+import { usable, type Space } from '../common/ip.js';
 import type { NetworkRecord } from '../common/records.js';
 import { machineSize, type MachineSize } from './size.js';
 
@@ -32,10 +32,8 @@ export interface PlannedInterface {
   readonly record: NetworkRecord;
   /** The pinned address. */
   readonly address: string | undefined;
-  /** First and last usable address, and what of it is not given away. */
-  readonly first: number;
-  readonly last: number;
-  readonly excluded: readonly AddressRange[];
+  /** The addresses that may be given away. */
+  readonly space: Space;
   readonly prefixLength: number;
   readonly gateway: string | undefined;
 }
@@ -106,9 +104,10 @@ function planInterface(machine: FederatedVM, index: number, references: Referenc
     fuid,
     record,
     address,
-    first: cidr.first + 1,
-    last: cidr.last - 1,
-    excluded: gateway === undefined ? reserved : [...reserved, { first: gateway, last: gateway }],
+    space: {
+      ...usable(cidr),
+      exclude: gateway === undefined ? reserved : [...reserved, { first: gateway, last: gateway }],
+    },
     prefixLength: cidr.prefix,
     gateway: network.spec.gateway,
   };

@@ -7,7 +7,7 @@ import { consul, federatedUid, type Allocator } from '../common/allocation.js';
 import { within } from '../common/deadline.js';
 import type { Directory } from '../common/directory.js';
 import { attempt, isInterruption, messageOf, Stalled, Transient, Waiting } from '../common/errors.js';
-import { domainUuid, metadataNamespace } from '../common/identity.js';
+import { domainUuid, metadataNamespace, networkUuid } from '../common/identity.js';
 import { tolerating } from '../common/libvirt.js';
 import { interrupted, type Outcome } from '../common/outcome.js';
 import {
@@ -175,6 +175,7 @@ async function ensure(
       10_000,
     );
   const disks = diskPlace(host, site, plan.storage, dependencies.hosts);
+  requireNetworks(record.value, host);
   const uuid = domainUuid(fuid);
   const at = `site ${host.site}, host ${host.host}`;
   const restart = await attempt('LibvirtFailed', at, () =>
@@ -242,6 +243,19 @@ function refuseDouble(fuid: string, record: VmRecord, { hosts }: MachineDependen
         `the machine belongs to ${hostKey(record)}, but its domain ${stray.name} is ${stray.state} at ${hostKey(host)}; find out which is right and stop the other`,
       );
   }
+}
+
+/** A domain can't start on a libvirt network that is not up; its coming up brings the machine back here. */
+function requireNetworks(record: VmRecord, host: Host): void {
+  const missing = record.interfaces.find(
+    ({ network }) => host.libvirt.networks.get(networkUuid(network))?.active !== true,
+  );
+  if (missing)
+    throw new Waiting(
+      'NetworkNotReady',
+      `FederatedNetwork ${missing.name} is not up at site ${host.site}, host ${host.host} yet`,
+      2_000,
+    );
 }
 
 /** Makes volumes and definition right. Returns what a restart would change in a running domain. */
