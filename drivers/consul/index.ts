@@ -111,7 +111,7 @@ class ConsulStore implements KeyValueStore {
 }
 
 /** The last write to each key. */
-function ownWrites(operations: readonly TxnOperation[], indexes: ReadonlyMap<string, number>): Iterable<OwnWrite> {
+function ownWrites(operations: readonly TxnOperation[], indexes: ReadonlyMap<string, number>): readonly OwnWrite[] {
   const writes = new Map<string, OwnWrite>();
   for (const operation of operations) {
     const { key } = operation;
@@ -133,5 +133,5 @@ function ownWrites(operations: readonly TxnOperation[], indexes: ReadonlyMap<str
         break;
     }
   }
-  return writes.values();
+  return [...writes.values()];
 }

@@ -258,7 +258,8 @@ describe('watch', () => {
   it("shows the store's own transactions before the call returns, and each change once", async () => {
     const store = connect();
     const view = store.watch('own/');
-    await view.ready();
+    const other = store.watch('elsewhere/');
+    await Promise.all([view.ready(), other.ready()]);
     const changes: string[] = [];
     view.changes.subscribe((keys) => changes.push(...keys));
     for (let i = 0; i < 50; i++) {
@@ -266,6 +267,7 @@ describe('watch', () => {
       const created = await store.transact([create(key, 'first'), create(`elsewhere/${i}`)]);
       const index = created.ok ? (created.indexes.get(key) ?? 0) : 0;
       expect(view.get(key)).toEqual({ key, value: 'first', index });
+      expect(other.get(`elsewhere/${i}`)?.index).toBe(index);
       await store.transact([{ verb: 'cas', key, value: 'second', index }]);
       expect(view.get(key)?.value).toBe('second');
       if (i % 2 === 0) {
