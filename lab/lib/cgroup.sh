@@ -52,21 +52,19 @@ cgroup_destroy() { # ID: ends every process in it
 
 # Inside a host's cgroup namespace: the fresh /sys hides the hierarchies; mounted again they begin at isth-<id>.
 cgroup_mount_again() { # reads the lines of /proc/self/mounts that were there before
-  local point type options
+  local lines point type options
+  lines=$(cat)
+  # Where v1 has the controllers, v2 stays away: with both, libvirt's container driver fails to make v2's folder.
+  if ! grep -q ' cgroup ' <<<"$lines"; then
+    mount -t cgroup2 cgroup2 /sys/fs/cgroup
+    return
+  fi
   mount -t tmpfs -o mode=755 tmpfs /sys/fs/cgroup
   while read -r _ point type options _; do
-    case $type in
-      cgroup2)
-        [ "$point" != /sys/fs/cgroup ] || umount /sys/fs/cgroup
-        mkdir -p "$point"
-        mount -t cgroup2 cgroup2 "$point"
-        ;;
-      cgroup)
-        mkdir -p "$point"
-        options=$(tr , '\n' <<<"$options" | grep -xE 'cpu|cpuacct|cpuset|memory|devices|freezer|blkio|pids|net_cls|net_prio|perf_event|hugetlb|rdma|misc|name=.*' | paste -sd,)
-        [[ $options != name=* ]] || options="none,$options"
-        mount -t cgroup -o "$options" cgroup "$point"
-        ;;
-    esac
-  done
+    [ "$type" = cgroup ] || continue
+    mkdir -p "$point"
+    options=$(tr , '\n' <<<"$options" | grep -xE 'cpu|cpuacct|cpuset|memory|devices|freezer|blkio|pids|net_cls|net_prio|perf_event|hugetlb|rdma|misc|name=.*' | paste -sd,)
+    [[ $options != name=* ]] || options="none,$options"
+    mount -t cgroup -o "$options" cgroup "$point"
+  done <<<"$lines"
 }

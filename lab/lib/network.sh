@@ -38,6 +38,7 @@ wire() {
 
 network_up() {
   local id
+  make_mount_point /run/netns # ip-netns(8) mounts it on itself
   namespace_up isth-wan
   ip -n isth-wan link show wan &>/dev/null || ip -n isth-wan link add wan type bridge
   ip -n isth-wan link set wan up

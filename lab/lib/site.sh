@@ -15,7 +15,10 @@ make_mount_point() { # PATH: remembered, so that lab/down takes away exactly wha
 remove_mount_points() {
   [ -f "$state/mount-points" ] || return 0
   local path
-  while read -r path; do rmdir "$path" 2>/dev/null || true; done < <(tac "$state/mount-points")
+  while read -r path; do
+    umount -q "$path" 2>/dev/null || true # fails where someone else's namespaces are inside
+    rmdir "$path" 2>/dev/null || true
+  done < <(tac "$state/mount-points")
   rm "$state/mount-points"
 }
 
