@@ -2,6 +2,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
+SHELL_SCRIPTS := $(shell grep -lsE '^\#!.*bash|^\# shellcheck shell=bash' lab/* lab/lib/* tools/* test/* demo/* .ci/*)
+
 .PHONY: help
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,3 +31,20 @@ lab-down: ## End the lab and take away all of it
 .PHONY: operator
 operator: build ## Run the operator against the lab, in the foreground; log also in .lab/operator.log
 	KUBECONFIG=.lab/kubeconfig node dist/controllers/main.js --consul http://198.51.100.11:8500 2>&1 | tee .lab/operator.log
+
+.PHONY: generate
+generate: ## Write what is generated from the schemas: crds/*.yaml
+	npm run --silent generate
+
+.PHONY: verify
+verify: ## Check that generated files are up to date, format, lint, types, dead exports, shell scripts
+	npm run --silent generate -- --check
+	npx prettier --check --log-level warn .
+	npx tsc --noEmit
+	npx eslint .
+	npx knip
+	shellcheck -x $(SHELL_SCRIPTS)
+
+.PHONY: test
+test: ## Everything that must hold, from lint to end-to-end in the lab (as root)
+	test/run

@@ -36,7 +36,10 @@ export default tseslint.config(
     },
   },
   { files: ['*.js'], ...tseslint.configs.disableTypeChecked },
-  { files: ['lab/**', 'bench/**', 'crds/generate.ts'], rules: { 'no-console': 'off' } },
+  {
+    files: ['lab/**', 'bench/**', 'demo/**', 'test/support/**', 'test/e2e/**', 'crds/generate.ts'],
+    rules: { 'no-console': 'off' },
+  },
   forbid(
     ['drivers/**/*.ts'],
     [

@@ -2,7 +2,7 @@ import { isoImage } from './iso9660.js';
 import type { Seed } from './types.js';
 
 export { metaData, networkConfigV2, userData } from './documents.js';
-export type { SeedFile, SeedIdentity, SeedInterface, SeedUserData } from './documents.js';
+export type { SeedInterface, SeedUserData } from './documents.js';
 export type { Seed } from './types.js';
 
 /**

@@ -6,10 +6,9 @@ import type { OwnWrite } from './replica.js';
 import type { Entry, KeyValueStore, TxnOperation, TxnResult, View } from './types.js';
 import { PrefixView } from './view.js';
 
-export type { ConsulOptions, ConsulTls } from './client.js';
+export type { ConsulOptions } from './client.js';
 export { ConsulError, ConsulUnavailableError } from './errors.js';
-export type { ConsulErrorCode } from './errors.js';
-export type { Entry, KeyValueStore, TxnOperation, TxnResult, View } from './types.js';
+export type { KeyValueStore, TxnOperation } from './types.js';
 
 /** What Consul takes in one transaction: https://developer.hashicorp.com/consul/api-docs/txn */
 export const maxTxnOperations = 128;

@@ -40,11 +40,6 @@ export const interfaceId = (fuid: string, index: number): string => derived(fuid
 
 export const diskVolumeName = (fuid: string): string => `isth-${fuid}-root.qcow2`;
 export const seedVolumeName = (fuid: string): string => `isth-${fuid}-seed.iso`;
-/** The machine that a volume belongs to, or undefined if it is not a machine's volume of ours. */
-export function volumeOwner(volume: string): string | undefined {
-  return /^isth-([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})-/.exec(volume)?.[1];
-}
-
 /**
  * A MAC for a machine's index-th interface: locally administered, unicast, 44 bits of the fuid's hash. attempt moves on
  * when another owner holds it (2^-44 a pair, but a clash would cut two machines off).
@@ -65,7 +60,8 @@ export function tunnelPortName(site: string, host: string): string {
 /** Cookie layout: docs/adr/0001. */
 export const cookieMagic = 0x4953n << 48n;
 export const cookieMagicMask = 0xffffn << 48n;
-export const bridgeCookie = cookieMagic;
+/** Class 0: the bridge's own flows. */
+export const bridgeCookie = cookieMagic | 0n;
 export const networkCookie = (vni: number): bigint => cookieMagic | (1n << 40n) | BigInt(vni);
 
 /** The VNI of a network's cookie, or undefined if the cookie is another class's or not ours. */

@@ -31,7 +31,6 @@ const hostRef = z.object({ site: z.string(), host: z.string() });
 export type HostRef = z.infer<typeof hostRef>;
 
 export const objectRecord = z.object({ kind: z.string(), namespace: z.string(), name: z.string() });
-export type ObjectRecord = z.infer<typeof objectRecord>;
 
 /** Fixed at creation, but for sites. The MTU is guest ABI: a machine refuses to move to another. */
 export const networkRecord = z.object({
@@ -57,7 +56,6 @@ export type InterfaceRecord = z.infer<typeof interfaceRecord>;
 
 /** All that an owner holds: its release deletes exactly these keys. */
 export const ownerRecord = z.object({ keys: z.array(z.string()) });
-export type OwnerRecord = z.infer<typeof ownerRecord>;
 
 /**
  * Who may run a machine. While phase is Moving nobody starts or defines from this record; attempt names the migration,
