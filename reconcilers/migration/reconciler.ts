@@ -332,11 +332,18 @@ function startMove(
 
 /** The target owns the machine from here; the data planes follow the record. Does nothing if that has happened. */
 async function takeOver(fuid: string, attempt: string, dependencies: MigrationDependencies): Promise<void> {
-  const record = dependencies.directory.machine(fuid);
-  if (record?.value.phase !== 'Moving' || record.value.attempt !== attempt || !record.value.target) return;
+  const { directory } = dependencies;
+  const moving = (): Versioned<VmRecord> | undefined => {
+    const record = directory.machine(fuid);
+    return record?.value.phase === 'Moving' && record.value.attempt === attempt ? record : undefined;
+  };
+  const record = moving();
+  if (!record?.value.target) return;
   const { attempt: done, target, ...kept } = record.value;
   const owned: VmRecord = { ...kept, ...target, phase: 'Owned', generation: kept.generation + 1 };
-  if (!(await cas(fuid, owned, record.index, dependencies)))
+  if (await cas(fuid, owned, record.index, dependencies)) return;
+  // The event of the target's resuming and the reconcile both come here; the first one has done it.
+  if (moving())
     throw new Transient('RecordChanged', `the record changed while attempt ${done} took over; it is read again`);
 }
 
