@@ -76,8 +76,9 @@ build_image() {
   mcopy -i "$work/disk" "$image_parts/syslinux.cfg" ::syslinux.cfg
   syslinux --install "$work/disk"
   truncate -s 64M "$work/disk"
-  mkdir -p "$cache/images"
   qemu-img convert -q -f raw -O qcow2 "$work/disk" "$work/tiny.qcow2"
+  mkdir -p "$cache/images"
+  rm -f "$cache/images"/tiny-*.qcow2 # of earlier inputs; the hosts have copies
   mv "$work/tiny.qcow2" "$target"
 }
 
