@@ -1,0 +1,184 @@
+import type { Condition, kinds } from '../../../crds/index.js';
+import { z } from 'zod';
+import { CommandError, eventually, feed, project, run, sites } from './run.js';
+
+const kubectlPath = `${project}.cache/tools/kubectl`;
+const config = `--kubeconfig=${project}.lab/kubeconfig`;
+
+export type Manifest = Readonly<Record<string, unknown>>;
+
+/** Standard output; fails with CommandError. */
+export async function kubectl(...args: string[]): Promise<string> {
+  return await feed(kubectlPath, [config, ...args], '');
+}
+
+/** YAML text, or objects. */
+export async function apply(manifests: string | readonly Manifest[]): Promise<string> {
+  const text =
+    typeof manifests === 'string' ? manifests : JSON.stringify({ apiVersion: 'v1', kind: 'List', items: manifests });
+  return await feed(kubectlPath, [config, 'apply', '-f', '-'], text);
+}
+
+/** What `kubectl apply` says when it refuses. */
+export async function applyFails(manifests: readonly Manifest[]): Promise<string> {
+  let answer;
+  try {
+    answer = await apply(manifests);
+  } catch (error) {
+    if (error instanceof CommandError) return error.stderr;
+    throw error;
+  }
+  throw new Error(`expected to be refused, but: ${answer}`);
+}
+
+const apiVersion = 'isthmus.dev/v1alpha1';
+
+export const namespace = (name: string): Manifest => ({ apiVersion: 'v1', kind: 'Namespace', metadata: { name } });
+
+/** An object of ours; `key` is `namespace/name`, or the name of a Site. */
+export function manifest(kind: keyof typeof kinds, key: string, spec: Manifest): Manifest {
+  return { apiVersion, kind, metadata: metadataOf(key), spec };
+}
+
+/** The lab's tiny guest: boots in seconds, counts them in /run/seconds. */
+export const machine = (key: string, spec: Manifest): Manifest =>
+  manifest('FederatedVM', key, {
+    type: 'VirtualMachine',
+    image: { name: 'tiny' },
+    resources: { vcpus: 1, memory: '128Mi', disk: '1Gi' },
+    ...spec,
+  });
+
+function metadataOf(key: string): Manifest {
+  const [first = '', second] = key.split('/');
+  return second === undefined ? { name: first } : { namespace: first, name: second };
+}
+
+function keyArguments(key: string): string[] {
+  const [first = '', second] = key.split('/');
+  return second === undefined ? [first] : ['--namespace', first, second];
+}
+
+interface Parser<T> {
+  readonly plural: string;
+  readonly group: string;
+  parse(object: unknown): T;
+}
+
+/** The object as the API server has it now, or undefined. */
+export async function find<T>(kind: Parser<T>, key: string): Promise<T | undefined> {
+  const text = await kubectl(
+    'get',
+    `${kind.plural}.${kind.group}`,
+    ...keyArguments(key),
+    '--ignore-not-found',
+    '--output=json',
+  );
+  return text === '' ? undefined : kind.parse(JSON.parse(text));
+}
+
+export async function get<T>(kind: Parser<T>, key: string): Promise<T> {
+  const object = await find(kind, key);
+  if (object === undefined) throw new Error(`there is no ${kind.plural} ${key}`);
+  return object;
+}
+
+/** What all our kinds have in common. */
+export interface Conditioned {
+  readonly status?: { readonly conditions?: Condition[] | undefined } | undefined;
+}
+
+export function condition(object: Conditioned, type: string): Condition | undefined {
+  return object.status?.conditions?.find((each) => each.type === type);
+}
+
+/** `kubectl wait`, as a user's script would. */
+export async function waitReady(resources: string, ...args: string[]): Promise<void> {
+  await eventually(
+    `${resources} are Ready`,
+    () => kubectl('wait', '--for=condition=Ready', '--timeout=1s', resources, '--all', ...args),
+    60_000,
+  );
+}
+
+export async function remove(kind: { plural: string; group: string }, ...keys: string[]): Promise<void> {
+  for (const key of keys)
+    await kubectl('delete', `${kind.plural}.${kind.group}`, ...keyArguments(key), '--wait=false', '--ignore-not-found');
+}
+
+const listed = z.object({
+  items: z.array(
+    z.object({
+      kind: z.string(),
+      metadata: z.object({
+        name: z.string(),
+        namespace: z.string().optional(),
+        resourceVersion: z.string(),
+        finalizers: z.array(z.string()).optional(),
+        deletionTimestamp: z.string().optional(),
+      }),
+      spec: z.unknown().optional(),
+    }),
+  ),
+});
+export type Listed = z.infer<typeof listed>['items'][number];
+
+const ourKinds = 'sites.isthmus.dev,federatednetworks,federatedvms,vmmigrations,vmtemplates';
+
+/** All objects of these kinds in all namespaces; ours by default. */
+export async function list(resources = ourKinds): Promise<Listed[]> {
+  return listed.parse(JSON.parse(await kubectl('get', resources, '--all-namespaces', '--output=json'))).items;
+}
+
+export const title = ({ kind, metadata }: Listed): string =>
+  `${kind} ${metadata.namespace === undefined ? '' : `${metadata.namespace}/`}${metadata.name}`;
+
+const ownNamespaces = new Set(['default', 'isthmus-system', 'kube-node-lease', 'kube-public', 'kube-system']);
+
+/** Tenants' namespaces with all that is in them, and Sites that are not the lab's. */
+async function strangers(): Promise<{ namespaces: string[]; objects: string[]; sites: string[] }> {
+  const [objects, namespaces] = await Promise.all([list(), list('namespaces')]);
+  const labs: readonly string[] = sites;
+  return {
+    namespaces: namespaces.map(({ metadata }) => metadata.name).filter((name) => !ownNamespaces.has(name)),
+    objects: objects.filter(({ metadata }) => metadata.namespace !== undefined).map(title),
+    sites: objects
+      .filter(({ kind, metadata }) => kind === 'Site' && !labs.includes(metadata.name))
+      .map(({ metadata }) => metadata.name),
+  };
+}
+
+/** The user's word that the hosts of a Site, which has one, are off for good. */
+export async function fence(site: string): Promise<void> {
+  const patch = [{ op: 'add', path: '/spec/hosts/0/fenced', value: true }];
+  await kubectl('patch', 'sites.isthmus.dev', site, '--type=json', `--patch=${JSON.stringify(patch)}`);
+}
+
+/** Deletes everything that is not the lab's own, and waits until it is gone. Needs an operator that runs. */
+export async function deleteAll(): Promise<void> {
+  const found = await strangers();
+  if (found.objects.length > 0)
+    await kubectl('delete', 'vmmigrations,federatedvms,federatednetworks', '--all-namespaces', '--all', '--wait=false');
+  if (found.namespaces.length > 0) await kubectl('delete', 'namespace', ...found.namespaces, '--wait=false');
+  for (const site of found.sites) {
+    await fence(site);
+    await kubectl('delete', 'sites.isthmus.dev', site, '--wait=false');
+  }
+  await gone();
+}
+
+export async function gone(timeoutMs = 60_000): Promise<void> {
+  await eventually(
+    'all tenants are gone',
+    async () => {
+      const left = Object.values(await strangers()).flat();
+      if (left.length > 0) throw new Error(`still there: ${left.join(', ')}`);
+    },
+    timeoutMs,
+  );
+}
+
+/** Brings back what the lab begins with: its Sites. */
+export async function applySites(): Promise<void> {
+  await run(kubectlPath, [config, 'apply', '--server-side', '--force-conflicts', '-f', 'lab/sites.yaml']);
+}
