@@ -181,17 +181,19 @@ async function remove(
       'NetworksPresent',
       `site ${name} still has networks: ${networks.join(', ')}; delete them or take the site out of their spec.sites`,
     );
-  const away = observed.filter(
+  // Nothing is left to remove on a host that is off for good, or that never was.
+  const standing = observed.filter(({ spec }) => !spec.fenced);
+  const away = standing.filter(
     ({ host, problems }) =>
       !host || problems.some(({ reason }) => reason.endsWith('Unreachable') && reason !== 'OpenFlowUnreachable'),
   );
   if (away.length > 0)
     return blocked(
       'HostUnreachable',
-      `site ${name}: ${away.map(({ spec, problems }) => problems[0]?.message ?? spec.name).join('; ')}; its bridges are removed when it answers again`,
+      `site ${name}: ${away.map(({ spec, problems }) => problems[0]?.message ?? spec.name).join('; ')}; its bridges are removed when it answers again; if it is off for good, set spec.hosts[].fenced: true`,
     );
-  const left = observed.flatMap(({ ours }) => ours);
+  const left = standing.flatMap(({ ours }) => ours);
   if (left.length > 0) return blocked('LeftoversPresent', `site ${name} still holds ${left.join(', ')}`);
-  for (const { host } of observed) if (host) await apply(host, removeBridges(tablesOf(host)), log);
+  for (const { host } of standing) if (host) await apply(host, removeBridges(tablesOf(host)), log);
   return { status, ready: { value: false, reason: 'Deleted', message: 'nothing is left' }, finished: true };
 }
