@@ -6,13 +6,13 @@ export type End = 'unknown' | 'absent' | DomainStatus;
 
 /**
  * What both ends together say (docs: design, rules for a migration). Pure.
- * - target: it runs there; the target owns the machine, whatever the source said.
- * - source: it runs at the source, nothing is under way; the move has failed or never began.
- * - moving: memory is being copied, or the ends are switching over.
- * - resumeTarget: the source is proven off and everything has arrived, but nobody resumed the target.
- * - resumeSource: the source is paused, the target proven gone.
+ * - target: the target has it, running or as the guest or the user left it, whatever the source said.
+ * - source: the source has it, as the guest or the user left it; nothing is under way, the move has failed or never began.
+ * - moving: memory is being copied, the ends are switching over, or an end is still being taken down.
+ * - resumeTarget: the source has handed over everything, but nobody resumed the target.
+ * - resumeSource: the move paused the source, the target is proven gone.
  * - off: the guest powered off or crashed midway; the source keeps it.
- * - lost: it is at neither end.
+ * - lost: it is at neither end, or at the source only as what post-copy has left behind.
  * - unknown: an end does not answer: start, undefine, delete nothing.
  */
 export type Verdict = 'target' | 'source' | 'moving' | 'resumeTarget' | 'resumeSource' | 'off' | 'lost' | 'unknown';
@@ -27,16 +27,49 @@ export function assess(source: End, target: End, jobActive: boolean): Verdict {
   if (source === 'unknown' || target === 'unknown') return 'unknown';
   if (jobActive) return 'moving';
   const targetGone = target === 'absent' || isOff(target);
-  if (source !== 'absent' && runs(source)) return targetGone ? 'source' : 'moving';
-  const sourceOff = source === 'absent' || isOff(source);
-  if (!sourceOff) {
-    if (!targetGone) return 'moving';
-    // A machine that the user paused stays paused; only what the move paused is resumed.
-    return source.reason === constants.DOMAIN_PAUSED_USER ? 'source' : 'resumeSource';
-  }
-  if (targetGone) return source === 'absent' ? (target === 'absent' ? 'lost' : 'target') : 'off';
-  // The target is there, paused, and the source is off: libvirt has handed over all that there is.
-  return target.state === 'paused' && target.reason !== constants.DOMAIN_PAUSED_POSTCOPY_FAILED
-    ? 'resumeTarget'
-    : 'moving';
+  if (source !== 'absent' && !isOff(source)) return targetGone ? alone(source) : 'moving';
+  if (target === 'absent') return source === 'absent' ? 'lost' : 'off';
+  // Off for another reason than the move: what the target holds is not the whole guest, and libvirt takes it down.
+  if (source !== 'absent' && !handedOver(source)) return targetGone ? 'off' : 'moving';
+  return arrived(target);
 }
+
+/** libvirt kills the source only after the target has everything and has been resumed. */
+const handedOver = ({ state, reason }: DomainStatus): boolean =>
+  state === 'shutoff' && reason === constants.DOMAIN_SHUTOFF_MIGRATED;
+
+/** The source, where nothing is at the target. */
+function alone(source: DomainStatus): Verdict {
+  switch (source.state) {
+    case 'paused':
+      if (source.reason === constants.DOMAIN_PAUSED_MIGRATION) return 'resumeSource';
+      // The guest has run on at the target since: what is here is its past, and must not run on the same disk.
+      if (isPostCopy(source.reason)) return 'lost';
+      return 'source';
+    case 'nostate':
+    case 'shutdown':
+      return 'moving';
+    case 'running':
+    case 'blocked':
+    case 'pmsuspended':
+    case 'shutoff':
+    case 'crashed':
+      return 'source';
+  }
+}
+
+/** The target, where the source has handed over. A guest that was paused before arrives paused by the user, as libvirt says it. */
+function arrived(target: DomainStatus): Verdict {
+  if (target.state === 'nostate') return 'moving';
+  if (target.state !== 'paused') return 'target';
+  if (isPostCopy(target.reason)) return 'moving';
+  const untouched: readonly number[] = [
+    constants.DOMAIN_PAUSED_UNKNOWN,
+    constants.DOMAIN_PAUSED_MIGRATION,
+    constants.DOMAIN_PAUSED_STARTING_UP,
+  ];
+  return untouched.includes(target.reason) ? 'resumeTarget' : 'target';
+}
+
+const isPostCopy = (reason: number): boolean =>
+  reason === constants.DOMAIN_PAUSED_POSTCOPY || reason === constants.DOMAIN_PAUSED_POSTCOPY_FAILED;
