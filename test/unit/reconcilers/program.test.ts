@@ -142,13 +142,19 @@ describe('a program', () => {
     await program.apply(units(flow(1), flow(2)));
     bridge.disconnect();
     expect(program.isConnected).toBe(false);
-    await expect(program.apply(units(flow(1)))).rejects.toThrow('not connected');
+    expect(program.present(networkCookie(5000), [flow(1), flow(2)])).toBe(0);
     bridge.flows.clear();
     bridge.connect();
     expect(program.isConnected).toBe(true);
     expect(drift).toEqual([undefined]);
     await program.apply(units(flow(1), flow(2)));
     expect(held(bridge)).toEqual(keysOf(flow(1), flow(2)));
+  });
+
+  it('says that a bridge is not connected, rather than wait for it', async () => {
+    const { bridge, program } = start([flow(1)]);
+    bridge.disconnect();
+    await expect(program.apply(units(flow(1)))).rejects.toThrow('not connected');
   });
 
   it('takes no answer of an earlier connection for what the bridge holds now', async () => {

@@ -110,6 +110,11 @@ describe('a frame that a machine sends', () => {
       reaches: [],
     },
     {
+      reason: 'no address as source is only for DHCP’s own port',
+      frame: udp(a, '0.0.0.0', '255.255.255.255', { src: 53, dst: 67 }),
+      reaches: [],
+    },
+    {
       reason: 'no address as source to one host is not for DHCP',
       frame: udp(a, '0.0.0.0', '172.16.0.13', { src: 68, dst: 67 }),
       reaches: [],
@@ -167,6 +172,7 @@ describe('a frame that a tunnel brings', () => {
     { reason: 'a host without machines takes it and drops it', host: 't1', from: 's1', vni: 5001, frame: arp(d), reaches: [] },
     { reason: 'an unknown VNI is dropped', host: 'v1', from: 's1', vni: 5002, frame: arp(d), reaches: [] },
     { reason: 'no VNI is dropped', host: 'v1', from: 's1', vni: 0, frame: arp(d), reaches: [] },
+    { reason: 'a tag inside the tunnel is no way in, nor on', host: 'v1', from: 's1', vni: 0, frame: { ...arp(d), vlans: [100] }, reaches: [] },
     { reason: 'a VNI from a site that is not in the network is dropped', host: 'v1', from: 't1', vni: 5000, frame: arp(d), reaches: [] },
     { reason: 'a VNI at a site that is not in the network is dropped', host: 't1', from: 'v1', vni: 5000, frame: arp(d), reaches: [] },
     { reason: 'for a machine elsewhere it is not sent on', host: 'v1', from: 's1', vni: 5000, frame: to(d, 'acme/c'), reaches: [] },
