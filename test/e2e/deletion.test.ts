@@ -33,8 +33,8 @@ afterAll(async () => await stopOperator(operator), 90_000);
 beforeEach(async () => {
   await kubectl('apply', '-k', 'manifests/samples');
   for (const tenant of tenants) {
-    await waitReady('federatednetworks', '--namespace', tenant);
-    await waitReady('federatedvms', '--namespace', tenant);
+    await waitReady(kinds.FederatedNetwork, '--namespace', tenant);
+    await waitReady(kinds.FederatedVM, '--namespace', tenant);
   }
   // A move, which is under way or over when its machine goes.
   await kubectl('apply', '-k', 'manifests/samples/migration');
@@ -42,7 +42,7 @@ beforeEach(async () => {
 
 afterEach(async () => {
   await applySites();
-  await waitReady('sites.isthmus.dev');
+  await waitReady(kinds.Site);
 }, 60_000);
 
 const deleteIn = async (resource: string): Promise<void> => {
@@ -55,13 +55,13 @@ describe('deleting the samples leaves the world as it was', () => {
       order: 'machines, then networks, then namespaces',
       reason: 'the order of a careful user',
       delete: async () => {
-        await deleteIn('federatedvms');
+        await deleteIn('federatedvms.isthmus.dev');
         await eventually('no machine is left', async () => {
-          expect((await list('federatedvms')).map(title)).toEqual([]);
+          expect((await list('federatedvms.isthmus.dev')).map(title)).toEqual([]);
         });
-        await deleteIn('federatednetworks');
+        await deleteIn('federatednetworks.isthmus.dev');
         await eventually('no network is left', async () => {
-          expect((await list('federatednetworks')).map(title)).toEqual([]);
+          expect((await list('federatednetworks.isthmus.dev')).map(title)).toEqual([]);
         });
         await kubectl('delete', 'namespace', ...tenants, '--wait=false');
       },
@@ -70,16 +70,16 @@ describe('deleting the samples leaves the world as it was', () => {
       order: 'networks first',
       reason: 'a network with machines stays, names them, and goes after the last of them',
       delete: async () => {
-        await deleteIn('federatednetworks');
+        await deleteIn('federatednetworks.isthmus.dev');
         await eventually('the network names its machines', async () => {
           const blocked = condition(await get(kinds.FederatedNetwork, 'acme/blue'), 'DeletionBlocked');
           expect(blocked).toMatchObject({ status: 'True', reason: 'MachinesPresent' });
           for (const name of ['app-1', 'db-1', 'web-1']) expect(blocked?.message).toContain(name);
         });
         expect(condition(await get(kinds.FederatedVM, 'acme/db-1'), 'Ready')?.status).toBe('True');
-        await deleteIn('federatedvms');
+        await deleteIn('federatedvms.isthmus.dev');
         await eventually('no network is left', async () => {
-          expect((await list('federatednetworks')).map(title)).toEqual([]);
+          expect((await list('federatednetworks.isthmus.dev')).map(title)).toEqual([]);
         });
         await kubectl('delete', 'namespace', ...tenants, '--wait=false');
       },

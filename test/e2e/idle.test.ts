@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { kinds } from '../../crds/index.js';
 import {
   apply,
   eventually,
@@ -37,8 +38,8 @@ beforeAll(async () => {
     machine('idle/one', { networks: [{ name: 'red' }], placement: { site: 'saopaulo' }, storage: 'Shared' }),
     machine('idle/two', { networks: [{ name: 'red' }, { name: 'green' }], placement: { site: 'lisbon' } }),
   ]);
-  await waitReady('federatednetworks', '--namespace=idle');
-  await waitReady('federatedvms', '--namespace=idle');
+  await waitReady(kinds.FederatedNetwork, '--namespace=idle');
+  await waitReady(kinds.FederatedVM, '--namespace=idle');
   await guest('idle/one', 'true', 60_000);
   await guest('idle/two', 'true', 60_000);
 }, 150_000);

@@ -68,13 +68,13 @@ async function freshMachine(): Promise<void> {
     expect(await find(kinds.FederatedVM, mover)).toBeUndefined(),
   );
   await apply([moverManifest]);
-  await waitReady('federatedvms', `--namespace=${ns}`);
+  await waitReady(kinds.FederatedVM, `--namespace=${ns}`);
   await guest(mover, 'cat /run/ready', 60_000);
   await guest(watcher, `ping -c 1 -W 5 ${address}`, 60_000);
 }
 
 async function migrations(): Promise<{ metadata: { name: string } }[]> {
-  const names = await kubectl('get', 'vmmigrations', `--namespace=${ns}`, '--output=name');
+  const names = await kubectl('get', 'vmmigrations.isthmus.dev', `--namespace=${ns}`, '--output=name');
   return names
     .split('\n')
     .filter((line) => line !== '')

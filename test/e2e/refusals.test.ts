@@ -286,8 +286,8 @@ async function makeStrangerSecrets(): Promise<void> {
 beforeAll(async () => {
   operator = await startOperator();
   await apply(good);
-  await waitReady('federatednetworks', `--namespace=${ns}`);
-  await waitReady('federatedvms', `--namespace=${ns}`);
+  await waitReady(kinds.FederatedNetwork, `--namespace=${ns}`);
+  await waitReady(kinds.FederatedVM, `--namespace=${ns}`);
   await makeStrangerSecrets();
   await apply([...refusals, ...badSites].map(({ object }) => object));
 }, 120_000);

@@ -38,8 +38,8 @@ function machineOf(key: MachineKey): { site: SiteName; mac: string; address: str
 describe('the samples', () => {
   it('become Ready, as kubectl wait sees it', async () => {
     for (const tenant of ['acme', 'globex']) {
-      await waitReady('federatednetworks', '--namespace', tenant);
-      await waitReady('federatedvms', '--namespace', tenant);
+      await waitReady(kinds.FederatedNetwork, '--namespace', tenant);
+      await waitReady(kinds.FederatedVM, '--namespace', tenant);
     }
     for (const key of machines) found.set(key, await get(kinds.FederatedVM, key));
     for (const key of machines) expect((await guest(key, 'cat /run/ready', 60_000)).exitCode).toBe(0);

@@ -90,8 +90,8 @@ describe('an operator that is killed while it creates five networks and five mac
       const killed = performance.now();
       // The first successor waits for the Lease of the dead, as in a cluster; the others need not prove that again.
       operator = await Operator.start({ leaderElect: moment === moments[0]?.moment });
-      await waitReady('federatednetworks', `--namespace=${ns}`);
-      await waitReady('federatedvms', `--namespace=${ns}`);
+      await waitReady(kinds.FederatedNetwork, `--namespace=${ns}`);
+      await waitReady(kinds.FederatedVM, `--namespace=${ns}`);
       report(
         `killed after ${String(Math.round(killed - from))} ms, all Ready ${String(Math.round(performance.now() - killed))} ms later`,
       );
@@ -120,7 +120,7 @@ describe('a site whose libvirtd is away', () => {
       manifest('FederatedNetwork', `${ns}/old`, { cidr: '10.1.0.0/24', sites: ['lisbon'] }),
       machine(`${ns}/stays`, { networks: [{ name: 'old' }], placement: { site: 'lisbon' } }),
     ]);
-    await waitReady('federatedvms', `--namespace=${ns}`);
+    await waitReady(kinds.FederatedVM, `--namespace=${ns}`);
     const counted = async (): Promise<number> =>
       Number((await guest(`${ns}/stays`, 'cat /run/seconds', 60_000)).stdout.trim());
     const secondsBefore = await counted();
@@ -201,7 +201,7 @@ describe('what somebody removes by hand', () => {
       machine(here, { networks: [{ name: 'blue' }], placement: { site: 'valencia' } }),
       machine(there, { networks: [{ name: 'blue' }], placement: { site: 'lisbon' } }),
     ]);
-    await waitReady('federatedvms', `--namespace=${ns}`);
+    await waitReady(kinds.FederatedVM, `--namespace=${ns}`);
     const { status } = await get(kinds.FederatedVM, here);
     address = status?.interfaces?.[0]?.address ?? '';
     uuid = status?.uuid ?? '';

@@ -27,6 +27,7 @@ export { Pings, type PingResult } from './lab/pings.js';
 export { eventually, guest, inSite, project, report, run, sites, type SiteName } from './lab/run.js';
 export { edgeTargets, framesSentTo, traces, whereabouts, world, type World } from './lab/world.js';
 
+import { kinds } from '../../crds/index.js';
 import { deleteAll, waitReady } from './lab/kube.js';
 import { Operator, type OperatorOptions } from './lab/operator.js';
 
@@ -35,7 +36,7 @@ export async function startOperator(options: OperatorOptions = {}): Promise<Oper
   const operator = await Operator.start(options);
   try {
     await deleteAll();
-    await waitReady('sites.isthmus.dev');
+    await waitReady(kinds.Site);
     return operator;
   } catch (error) {
     await operator.kill();

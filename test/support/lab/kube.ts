@@ -1,4 +1,4 @@
-import type { Condition, kinds } from '../../../crds/index.js';
+import { kinds, type Condition } from '../../../crds/index.js';
 import { z } from 'zod';
 import { CommandError, eventually, feed, project, run, sites } from './run.js';
 
@@ -93,7 +93,11 @@ export function condition(object: Conditioned, type: string): Condition | undefi
 }
 
 /** `kubectl wait`, as a user's script would. */
-export async function waitReady(resources: string, ...args: string[]): Promise<void> {
+export async function waitReady(
+  { plural, group }: { plural: string; group: string },
+  ...args: string[]
+): Promise<void> {
+  const resources = `${plural}.${group}`;
   await eventually(
     `${resources} are Ready`,
     () => kubectl('wait', '--for=condition=Ready', '--timeout=1s', resources, '--all', ...args),
@@ -123,7 +127,10 @@ const listed = z.object({
 });
 export type Listed = z.infer<typeof listed>['items'][number];
 
-const ourKinds = 'sites.isthmus.dev,federatednetworks,federatedvms,vmmigrations,vmtemplates';
+/** With their group: another may have kinds of these names. */
+export const ourKinds = Object.values(kinds)
+  .map((kind) => `${kind.plural}.${kind.group}`)
+  .join();
 
 /** All objects of these kinds in all namespaces; ours by default. */
 export async function list(resources = ourKinds): Promise<Listed[]> {
@@ -158,7 +165,8 @@ export async function fence(site: string): Promise<void> {
 export async function deleteAll(): Promise<void> {
   const found = await strangers();
   if (found.objects.length > 0)
-    await kubectl('delete', 'vmmigrations,federatedvms,federatednetworks', '--all-namespaces', '--all', '--wait=false');
+    for (const kind of [kinds.VMMigration, kinds.FederatedVM, kinds.FederatedNetwork])
+      await kubectl('delete', `${kind.plural}.${kind.group}`, '--all-namespaces', '--all', '--wait=false');
   if (found.namespaces.length > 0) await kubectl('delete', 'namespace', ...found.namespaces, '--wait=false');
   for (const site of found.sites) {
     await fence(site);

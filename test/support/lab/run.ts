@@ -2,7 +2,6 @@ import { execFile, spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
-import { runInGuest } from '../../../lab/guest.js';
 
 const execute = promisify(execFile);
 
@@ -24,6 +23,16 @@ export async function run(file: string, args: readonly string[], env: NodeJS.Pro
 
 /** The same for a command that reads its standard input. */
 export async function feed(file: string, args: readonly string[], input: string): Promise<string> {
+  const { code, stdout, stderr } = await outcome(file, args, input);
+  if (code !== 0) throw new CommandError(`${file} ${args.join(' ')} ended with ${String(code)}: ${stderr}`, stderr);
+  return stdout;
+}
+
+async function outcome(
+  file: string,
+  args: readonly string[],
+  input = '',
+): Promise<{ code: number | null; stdout: string; stderr: string }> {
   const child = spawn(file, args, { cwd: project, stdio: ['pipe', 'pipe', 'pipe'] });
   let [stdout, stderr] = ['', ''];
   child.stdout.setEncoding('utf8').on('data', (text: string) => (stdout += text));
@@ -33,8 +42,7 @@ export async function feed(file: string, args: readonly string[], input: string)
     child.once('error', reject);
     child.once('close', resolve);
   });
-  if (code !== 0) throw new CommandError(`${file} ${args.join(' ')} ended with ${String(code)}: ${stderr}`, stderr);
-  return stdout;
+  return { code, stdout, stderr };
 }
 
 export class CommandError extends Error {
@@ -58,9 +66,14 @@ export async function guest(
   command: string,
   timeoutMs = 30_000,
 ): Promise<{ stdout: string; exitCode: number }> {
-  const { output, exitCode } = await runInGuest(title, command, timeoutMs);
-  return { stdout: output, exitCode };
+  const args = ['--timeout', String(timeoutMs / 1_000), title, command];
+  const { code, stdout, stderr } = await outcome('lab/guest', args);
+  if (code === labFailed || code === null) throw new CommandError(`${title}: ${command}: ${stderr}`, stderr);
+  return { stdout, exitCode: code };
 }
+
+/** lab/guest's own exit code when the guest gave no answer. */
+const labFailed = 255;
 
 /** What a failure of a wait shows beside the last observation. */
 const witnesses = new Set<() => string>();

@@ -1,5 +1,5 @@
 import { consulDump, consulIndex } from './consul.js';
-import { list, title } from './kube.js';
+import { list, ourKinds, title } from './kube.js';
 import { inSite, sites, type SiteName } from './run.js';
 
 /** What there is, in lines under headings, sorted, so that two of them compare and their difference reads. */
@@ -78,7 +78,7 @@ export interface Traces {
 export async function traces(): Promise<Traces> {
   const [index, objects, ages, ...perSite] = await Promise.all([
     consulIndex('isthmus/'),
-    list('sites.isthmus.dev,federatednetworks,federatedvms,vmmigrations,vmtemplates,secrets,events'),
+    list(`${ourKinds},secrets,events`),
     Promise.all(sites.map((site) => inSite(site, 'bash', '-c', ageScript))),
     ...sites.map((site) => survey(site, traceScript)),
   ]);
