@@ -38,18 +38,16 @@ export class Dataplane {
 
   /** Begins to program; before, nothing is written to any switch. */
   start(): void {
-    const all = (): Iterable<HostDataplane> => this.#hosts.values();
     this.#subscriptions.add(this.hosts.added.subscribe((host) => this.#add(host)));
     this.#subscriptions.add(
       this.hosts.removed.subscribe((host) => {
         this.#hosts.get(hostKey(host))?.close();
         this.#hosts.delete(hostKey(host));
-        for (const each of all()) each.markAll();
       }),
     );
     this.#subscriptions.add(
       this.directory.changes.subscribe(({ vnis }) => {
-        for (const each of all()) for (const vni of vnis) each.mark(vni);
+        for (const each of this.#hosts.values()) for (const vni of vnis) each.mark(vni);
       }),
     );
     for (const host of this.hosts.all()) this.#add(host);
@@ -99,12 +97,8 @@ export class Dataplane {
 
   #add(host: Host): void {
     this.#hosts.get(hostKey(host))?.close();
-    const dataplane = new HostDataplane(host, this.hosts, this.directory, this.log, (vni) =>
-      this.#drift.next({ host, vni }),
-    );
+    const dataplane = new HostDataplane(host, this.directory, this.log, (vni) => this.#drift.next({ host, vni }));
     this.#hosts.set(hostKey(host), dataplane);
-    // The others now have one more tunnel to flood to.
-    for (const each of this.#hosts.values()) each.markAll();
   }
 }
 
@@ -133,7 +127,6 @@ class HostDataplane {
 
   constructor(
     private readonly host: Host,
-    private readonly hosts: Hosts,
     private readonly directory: Directory,
     private readonly log: (message: string, fields: Record<string, unknown>) => void,
     private readonly onDrift: (vni: number) => void,
@@ -285,9 +278,7 @@ class HostDataplane {
           locations.push({ mac, at: 'elsewhere', tunnel: this.ports.tunnel(hostKey(machine)) });
         else if (port !== undefined) locations.push({ mac, at: 'here', port });
       }
-    const tunnels = network.sites
-      .flatMap((site) => this.hosts.ofSite(site))
-      .flatMap((peer) => this.ports.tunnel(hostKey(peer)) ?? []);
+    const tunnels = network.sites.flatMap((site) => this.ports.tunnelsTo(site));
     return networkFlows({ vni: unit, vlan: network.vlan, patch: { int, edge }, ports, locations, tunnels });
   }
 }

@@ -49,6 +49,11 @@ export class Ports {
     return this.#number(this.#byPeer.get(peer));
   }
 
+  /** The tunnels to all hosts of a site. */
+  tunnelsTo(site: string): number[] {
+    return [...this.#byPeer].flatMap(([peer, uuid]) => (peer.startsWith(`${site}/`) ? (this.#number(uuid) ?? []) : []));
+  }
+
   close(): void {
     this.#subscription.unsubscribe();
     this.#changes.complete();

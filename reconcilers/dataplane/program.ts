@@ -30,9 +30,12 @@ export function diffFlows(
 export class Program {
   #installed: Map<bigint, Installed> | undefined;
   #connected = false;
-  #loading: Promise<void> | undefined;
-  /** What was removed behind our back while a bundle of ours was on its way. */
-  #removedMeanwhile: { cookie: bigint; key: string }[] = [];
+  /** Counts connections: what an earlier one answered says nothing of what the bridge holds now. */
+  #session = 0;
+  /** Reads and bundles take turns: each changes what is thought to be there. */
+  #turn: Promise<unknown> = Promise.resolve();
+  /** What the switch says was removed while a turn is under way: only its end knows whether it is news. */
+  #meanwhile: { cookie: bigint; key: string }[] | undefined;
   readonly #subscriptions = new Subscription();
 
   constructor(
@@ -43,17 +46,16 @@ export class Program {
     this.#subscriptions.add(
       bridge.state.subscribe((state) => {
         this.#installed = undefined;
+        this.#session++;
         this.#connected = state.connected;
         if (state.connected) onDrift(undefined);
       }),
     );
     this.#subscriptions.add(
       bridge.flowRemoved.subscribe((removed) => {
-        const key = flowKey(removed);
-        // What we removed ourselves is no longer listed, so it is not drift.
-        if (!this.#installed?.get(removed.cookie)?.delete(key)) return;
-        this.#removedMeanwhile.push({ cookie: removed.cookie, key });
-        onDrift(removed.cookie);
+        const removal = { cookie: removed.cookie, key: flowKey(removed) };
+        if (this.#meanwhile) this.#meanwhile.push(removal);
+        else this.#strike(removal);
       }),
     );
   }
@@ -71,30 +73,20 @@ export class Program {
   /** Reads the bridge if it is not known yet. */
   async load(): Promise<void> {
     if (this.#installed) return;
-    this.#loading ??= this.#read().finally(() => {
-      this.#loading = undefined;
+    await this.#exclusively(async () => {
+      await this.#known();
     });
-    await this.#loading;
   }
 
   /** Reads the bridge anew; what differs from what was thought to be there is reported as drift. */
   async audit(): Promise<void> {
-    const before = this.#installed;
-    const now = group(await this.bridge.dumpFlows({ cookie: cookieMagic, cookieMask: cookieMagicMask }));
-    if (before !== this.#installed) return;
-    this.#installed = now;
-    for (const cookie of new Set([...(before?.keys() ?? []), ...now.keys()])) {
-      const was = before?.get(cookie) ?? new Map();
-      const is = now.get(cookie) ?? new Map();
-      if (
-        was.size !== is.size ||
-        [...is].some(
-          ([key, { body }]: [string, { body: string }]) =>
-            (was.get(key) as { body: string } | undefined)?.body !== body,
-        )
-      )
-        this.onDrift(cookie);
-    }
+    await this.#exclusively(async () => {
+      const before = this.#installed;
+      this.#installed = undefined;
+      const now = await this.#known();
+      for (const cookie of new Set([...(before?.keys() ?? []), ...now.keys()]))
+        if (!sameFlows(before?.get(cookie), now.get(cookie))) this.onDrift(cookie);
+    });
   }
 
   /** How many of the wanted flows are there. */
@@ -105,36 +97,64 @@ export class Program {
 
   /** Makes the cookies' flows the wanted ones: one atomic bundle for all of them, none if nothing differs. */
   async apply(wanted: ReadonlyMap<bigint, readonly Flow[]>): Promise<void> {
-    await this.load();
-    const installed = this.#installed;
-    if (!installed) throw new Error(`${this.bridge.endpoint}: the switch went away`);
-    const changes = [...wanted].flatMap(([cookie, flows]) => diffFlows(flows, installed.get(cookie) ?? new Map()));
-    if (changes.length === 0) return;
-    // Listed as gone before the switch says so, else its report would pass for drift.
-    for (const change of changes)
-      if (change.kind === 'remove') installed.get(change.flow.cookie)?.delete(flowKey(change.flow));
-    this.#removedMeanwhile = [];
-    try {
-      await this.bridge.bundle(changes);
-    } catch (error) {
-      // The outcome is unknown (or nothing happened): read again before the next change.
-      if (this.#installed === installed) this.#installed = undefined;
-      throw error;
-    }
-    for (const [cookie, flows] of wanted) {
-      if (flows.length === 0) installed.delete(cookie);
-      else installed.set(cookie, new Map(flows.map((flow) => [flowKey(flow), { body: flowBody(flow), flow }])));
-    }
-    for (const { cookie, key } of this.#removedMeanwhile) installed.get(cookie)?.delete(key);
+    await this.#exclusively(async () => {
+      const installed = await this.#known();
+      const changes = [...wanted].flatMap(([cookie, flows]) => diffFlows(flows, installed.get(cookie) ?? new Map()));
+      if (changes.length === 0) return;
+      try {
+        await this.bridge.bundle(changes);
+      } catch (error) {
+        // The outcome is unknown (or nothing happened): read again before the next change.
+        if (this.#installed === installed) this.#installed = undefined;
+        throw error;
+      }
+      for (const [cookie, flows] of wanted) {
+        if (flows.length === 0) installed.delete(cookie);
+        else installed.set(cookie, new Map(flows.map((flow) => [flowKey(flow), { body: flowBody(flow), flow }])));
+      }
+    });
   }
 
   close(): void {
     this.#subscriptions.unsubscribe();
   }
 
-  async #read(): Promise<void> {
-    this.#installed = group(await this.bridge.dumpFlows({ cookie: cookieMagic, cookieMask: cookieMagicMask }));
+  async #exclusively(act: () => Promise<void>): Promise<void> {
+    const turn = this.#turn.then(async () => {
+      this.#meanwhile = [];
+      try {
+        await act();
+      } finally {
+        const removals = this.#meanwhile;
+        this.#meanwhile = undefined;
+        for (const removal of removals) this.#strike(removal);
+      }
+    });
+    this.#turn = turn.catch(() => undefined);
+    await turn;
   }
+
+  /** A removed flow that is listed was removed behind our back; what we removed ourselves no longer is. */
+  #strike({ cookie, key }: { cookie: bigint; key: string }): void {
+    if (this.#installed?.get(cookie)?.delete(key)) this.onDrift(cookie);
+  }
+
+  async #known(): Promise<Map<bigint, Installed>> {
+    if (this.#installed) return this.#installed;
+    const session = this.#session;
+    const read = group(await this.bridge.dumpFlows({ cookie: cookieMagic, cookieMask: cookieMagicMask }));
+    if (session !== this.#session)
+      throw new Error(`${this.bridge.endpoint}: the connection was lost while flows were read`);
+    this.#installed = read;
+    return read;
+  }
+}
+
+function sameFlows(before: Installed | undefined, now: Installed | undefined): boolean {
+  return (
+    (before?.size ?? 0) === (now?.size ?? 0) &&
+    [...(now ?? [])].every(([key, { body }]) => before?.get(key)?.body === body)
+  );
 }
 
 function group(flows: readonly Flow[]): Map<bigint, Installed> {

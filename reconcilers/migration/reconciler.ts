@@ -223,12 +223,15 @@ function reachable(ref: HostRef, { hosts }: MigrationDependencies, end: 'source'
 }
 
 function chooseTarget(
-  { spec }: VMMigration,
+  { spec, status }: VMMigration,
   machine: FederatedVM,
   record: VmRecord,
   { objects, directory }: MigrationDependencies,
 ): HostRef {
   const { site, host } = spec.target;
+  // Chosen once: what was written down with the intent is where it goes.
+  if (status?.attempt !== undefined && status.target?.host !== undefined)
+    return place({ ...status.target, host: status.target.host });
   if (site === record.site && (host === undefined || host === record.host))
     throw new Failure(
       'AlreadyThere',

@@ -40,6 +40,8 @@ export interface PlannedInterface {
 
 /** What a machine's spec refers to, as found. */
 export interface References {
+  /** It has a place already: what is only asked of newcomers does not concern it. */
+  readonly placed: boolean;
   readonly template: VMTemplate | undefined;
   /** By name; one that is missing is not there. The record is missing until VLAN and VNI are allocated. */
   readonly networks: ReadonlyMap<string, { object: FederatedNetwork; fuid: string; record: NetworkRecord | undefined }>;
@@ -86,7 +88,7 @@ function planInterface(machine: FederatedVM, index: number, references: Referenc
   const { name = '', address } = machine.spec.networks[index] ?? {};
   const field = `spec.networks[${String(index)}]`;
   const found = references.networks.get(name);
-  if (!found || found.object.metadata.deletionTimestamp !== undefined)
+  if (!found || (found.object.metadata.deletionTimestamp !== undefined && !references.placed))
     throw new Waiting(
       'UnknownNetwork',
       `${field}.name: ${found ? `FederatedNetwork ${name} is being deleted` : `there is no FederatedNetwork ${name} in namespace ${machine.metadata.namespace}`}; create it or name another`,

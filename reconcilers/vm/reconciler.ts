@@ -63,7 +63,7 @@ export async function reconcileMachine(
   if (machine.metadata.deletionTimestamp !== undefined) return await remove(machine, fuid, dependencies);
   let record = dependencies.directory.machine(fuid);
   try {
-    const plan = planMachine(machine, await gatherReferences(machine, dependencies));
+    const plan = planMachine(machine, await gatherReferences(machine, record !== undefined, dependencies));
     if (!record) {
       record = await place(machine, fuid, plan, dependencies);
       const message = `placed at ${hostKey(record.value)}`;
@@ -97,6 +97,7 @@ function working(status: Status, reason: string, message: string, requeueAfterMs
 
 async function gatherReferences(
   machine: FederatedVM,
+  placed: boolean,
   { objects, directory, store }: MachineDependencies,
 ): Promise<References> {
   const networks = new Map<string, { object: FederatedNetwork; fuid: string; record: NetworkRecord | undefined }>();
@@ -107,6 +108,7 @@ async function gatherReferences(
     networks.set(name, { object, fuid, record: directory.network(fuid)?.value });
   }
   return {
+    placed,
     template: machine.spec.template === undefined ? undefined : objects.template(machine.spec.template),
     networks,
   };

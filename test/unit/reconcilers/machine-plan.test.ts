@@ -39,8 +39,10 @@ interface Case {
   readonly reason: string;
   readonly machine: FederatedVM;
   readonly template?: VMTemplate;
+  readonly placed?: boolean;
 }
-const plan = ({ machine, template }: Case): MachinePlan => planMachine(machine, { template, networks });
+const plan = ({ machine, template, placed = false }: Case): MachinePlan =>
+  planMachine(machine, { placed, template, networks });
 
 describe('planMachine', () => {
   const cases: readonly (Case & { plan: object })[] = [
@@ -50,6 +52,7 @@ describe('planMachine', () => {
     { reason: 'of cloudInit each field by itself', machine: machineObject('m', { template: 'dns', cloudInit: { user: 'me' } }), template: dns, plan: { cloudInit: { user: 'me', packages: ['dnsmasq'] } } },
     { reason: 'a machine of two networks can only be where both are', machine: machineObject('m', { networks: [{ name: 'blue' }, { name: 'green' }] }), plan: { sites: ['saopaulo'] } },
     { reason: 'networks keep the order of the spec: interfaces are numbered by it', machine: machineObject('m', { networks: [{ name: 'green' }, { name: 'blue' }] }), plan: { networks: [{ name: 'green', fuid: 'f-green', prefixLength: 24 }, { name: 'blue', fuid: 'f-blue', prefixLength: 29, gateway: '172.16.0.1' }] } },
+    { reason: 'a machine that has its place stays on a network that is going: the network waits for it', placed: true, machine: machineObject('m', { networks: [{ name: 'old' }] }), plan: { sites: ['valencia'] } },
     { reason: 'a pinned address may be reserved: that is what reserving is for', machine: machineObject('m', { networks: [{ name: 'blue', address: '172.16.0.2' }] }), plan: { networks: [{ address: '172.16.0.2' }] } },
   ]; // prettier-ignore
   it.each(cases)('$reason', (given) => {

@@ -160,6 +160,7 @@ describe('a program', () => {
   it('takes no answer of an earlier connection for what the bridge holds now', async () => {
     const { bridge, program } = start([flow(1)]);
     const late = expect(program.apply(units(flow(1), flow(2)))).rejects.toThrow('not connected');
+    await new Promise<void>((resolve) => setImmediate(resolve));
     bridge.disconnect();
     bridge.flows.clear();
     bridge.connect();
