@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+import { isKubeError } from './kube/api.js';
 import { runOperator } from './operator.js';
 import { OptionError, parseOptions, usage } from './options.js';
 import { createLog } from './runtime/log.js';
@@ -18,9 +19,17 @@ async function main(): Promise<number> {
     return 0;
   }
   const log = createLog({ level: options.logLevel, format: options.logFormat });
-  const outcome = await runOperator(options, log);
-  log.info('ended', { outcome });
-  return outcome === 'Stopped' ? 0 : 1;
+  try {
+    const outcome = await runOperator(options, log);
+    log.info('ended', { outcome });
+    return outcome === 'Stopped' ? 0 : 1;
+  } catch (error) {
+    if (!isKubeError(error, 'KUBE_PROTOCOL')) throw error;
+    process.stderr.write(
+      `isthmus: ${error.message}: no usable kubeconfig; name one with --kubeconfig or $KUBECONFIG\n`,
+    );
+    return 2;
+  }
 }
 
 process.exitCode = await main();

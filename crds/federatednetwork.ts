@@ -69,7 +69,7 @@ const siteStatus = z.object({
   ready: z.boolean().describe('Machines there can use the network.'),
   reason: z.string().optional().describe('One word: why it is ready or not.'),
   message: z.string().optional().describe('For people: what is the matter and what to do.'),
-  endpoint: z.string().optional().describe('VXLAN end point of the site.'),
+  endpoint: z.string().optional().describe('libvirt network that machines plug into there.'),
   bridge: z.string().optional().describe('Open vSwitch bridge that machines plug into.'),
   controller: z.string().optional().describe('Who programs the boundary switch there: BuiltIn or Floodlight.'),
   flows: z

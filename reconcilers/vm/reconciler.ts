@@ -177,6 +177,7 @@ async function ensure(
       10_000,
     );
   const disks = diskPlace(host, site, plan.storage, dependencies.hosts);
+  refuseNewNetworks(plan, record.value);
   requireNetworks(record.value, host);
   const uuid = domainUuid(fuid);
   const at = `site ${host.site}, host ${host.host}`;
@@ -245,6 +246,16 @@ function refuseDouble(fuid: string, record: VmRecord, { hosts }: MachineDependen
         `the machine belongs to ${hostKey(record)}, but its domain ${stray.name} is ${stray.state} at ${hostKey(host)}; find out which is right and stop the other`,
       );
   }
+}
+
+/** Interfaces are given when the machine gets its place; plugging in and out later is not there yet, and is said so. */
+function refuseNewNetworks(plan: MachinePlan, record: VmRecord): void {
+  const given = record.interfaces.map(({ name }) => name);
+  if (plan.networks.map(({ name }) => name).join() !== given.join())
+    throw new Stalled(
+      'NetworksChanged',
+      `spec.networks: this version can't attach or detach networks of an existing machine; restore ${given.join(', ')}, or make a new machine`,
+    );
 }
 
 /** A domain can't start on a libvirt network that is not up; its coming up brings the machine back here. */
