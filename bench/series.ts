@@ -1,0 +1,27 @@
+import { median } from './row.js';
+
+/** Times of several things, gathered by name over rounds. */
+export class Series<N extends string> {
+  readonly #values = new Map<N, number[]>();
+
+  add(name: N, value: number): void {
+    this.#values.set(name, [...(this.#values.get(name) ?? []), value]);
+  }
+
+  /** Runs and times it. */
+  async time<T>(name: N, work: () => Promise<T>): Promise<T> {
+    const from = performance.now();
+    const result = await work();
+    this.add(name, performance.now() - from);
+    return result;
+  }
+
+  median(name: N): number {
+    return median(this.#values.get(name) ?? []);
+  }
+
+  /** Forgets what was gathered so far: the first round is for the caches of all that take part. */
+  restart(): void {
+    this.#values.clear();
+  }
+}
