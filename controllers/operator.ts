@@ -71,7 +71,10 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
     ...shared,
     resource: kinds.Site,
     store: stores.sites,
-    reconcile: async (site) => await reconcileSite(site, { hosts, objects, log: say }),
+    reconcile: async (site) => {
+      await hosts.update(site.metadata.name, site);
+      return await reconcileSite(site, { hosts, objects, log: say });
+    },
   });
   const networks = new KindController({
     ...shared,
@@ -136,9 +139,10 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
     },
   );
   const followSites = stores.sites.changes.subscribe(({ key, new: site }) => {
+    if (site) return;
     hosts
-      .update(key, site)
-      .catch((error: unknown) => log.warn('site not connected', { site: key, problem: messageOf(error) }));
+      .update(key, undefined)
+      .catch((error: unknown) => log.warn('site not disconnected', { site: key, problem: messageOf(error) }));
   });
 
   const resync: Task = {
@@ -147,8 +151,6 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
       dataplane.start();
       while (!signal.aborted) {
         await sleep(options.resyncMs, signal);
-        for (const { metadata } of objects.sites())
-          await hosts.update(metadata.name, stores.sites.get(metadata.name)).catch(() => undefined);
         await dataplane.audit();
         for (const each of all) each.enqueueAll();
       }

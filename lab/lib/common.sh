@@ -40,6 +40,7 @@ die() { printf 'lab: %s\n' "$*" >&2; exit 1; }
 step() {
   local title=$1 from=${EPOCHREALTIME/[.,]/} code=0 tenths
   shift
+  mkdir -p "$log"
   printf 'lab: %-46s' "$title"
   # Not "|| code=$?": bash would ignore set -e within the command then.
   set +e
