@@ -3,7 +3,7 @@ FROM node:22-bookworm-slim AS build
 WORKDIR /isthmus
 COPY package.json package-lock.json ./
 COPY drivers/libvirt/package.json drivers/libvirt/
-RUN npm ci --no-audit --no-fund
+RUN npm install --no-save --no-audit --no-fund
 COPY . .
 RUN npm run build && npm prune --omit=dev
 

@@ -10,7 +10,7 @@ help: ## Show this list
 
 .PHONY: deps
 deps: ## Install the npm modules as locked
-	npm ci --no-audit --no-fund
+	npm install --no-save --no-audit --no-fund
 
 .PHONY: tools
 tools: ## Find or build kube-apiserver, etcd, consul, kubectl into .cache/tools (minutes, once)
@@ -31,6 +31,18 @@ lab-down: ## End the lab and take away all of it
 .PHONY: operator
 operator: build ## Run the operator against the lab, in the foreground; log also in .lab/operator.log
 	KUBECONFIG=.lab/kubeconfig node dist/controllers/main.js --consul http://198.51.100.11:8500 2>&1 | tee .lab/operator.log
+
+.PHONY: demo
+demo: ## Show it all on this machine, as root: two tenants, pings, a live migration, times beside the paper's
+	demo/up
+
+.PHONY: demo-down
+demo-down: ## End the demo and take away all of it
+	demo/down
+
+.PHONY: bench
+bench: build ## Measure the operator in the lab against a floor of direct calls; ARGS='--quick --only network'
+	npx tsx bench/main.ts $(ARGS)
 
 .PHONY: generate
 generate: ## Write what is generated from the schemas: crds/*.yaml

@@ -39,6 +39,10 @@ check_versions() {
   [ "$(printf '%s\n' 1.25 "${go:-0}" | sort -V | head -n 1)" = 1.25 ] || die "needs Go ≥ 1.25 to build the control plane (found: ${go:-none})"
 }
 
+# As locked. Not `npm ci`: it demands optional modules of every other platform in the lock file, which a registry that
+# lacks them can't have put there.
+npm_modules() { npm --prefix "$project" install --no-save --no-audit --no-fund; }
+
 dependencies() {
   check_versions
   command -v apt-get dpkg-query >/dev/null || die 'needs Debian (bookworm was tried) for its packages'
@@ -47,7 +51,7 @@ dependencies() {
   [ "${#missing[@]}" -eq 0 ] || step "packages (${#missing[@]} to install)" install_packages "${missing[@]}"
   # npm writes this copy of the lock file when an install is complete.
   [ "$project/node_modules/.package-lock.json" -nt "$project/package-lock.json" ] ||
-    step 'npm modules' npm --prefix "$project" ci --no-audit --no-fund
+    step 'npm modules' npm_modules
   # Shows its own progress: the first build takes minutes.
   "$project/tools/install" >/dev/null
 }
