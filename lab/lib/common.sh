@@ -96,8 +96,9 @@ record_self() { # NAME
 launch() {
   local name=$1
   rm -f "$run/$name.pid"
-  # setsid keeps the pid, because a background child of a script leads no process group. The lock (9) stays here.
-  setsid "$project/lab/lib/become" "$@" </dev/null >>"$log/$name.log" 2>&1 9>&- &
+  # tini takes in and reaps what the daemon leaves behind. libvirtd waits until a QEMU that it has ended is reaped, and not
+  # every machine's first process does that at once: in some sandboxes 2 s later. The lock (9) stays here.
+  setsid tini -s -- "$project/lab/lib/become" "$@" </dev/null >>"$log/$name.log" 2>&1 9>&- &
   disown
   wait_for 10 "$name to start" test -s "$run/$name.pid"
 }
