@@ -125,6 +125,11 @@ function hostStatus(
     const template = machine.spec.template === undefined ? undefined : objects.template(machine.spec.template);
     return machineSize(machine.spec, template?.spec);
   });
+  const capacity = {
+    ...(cpus === undefined ? {} : { cpus }),
+    ...(memoryBytes === undefined ? {} : { memory: quantity.format(memoryBytes) }),
+    ...(diskBytes === undefined ? {} : { disk: quantity.format(diskBytes) }),
+  };
   const sum = (of: (size: (typeof sizes)[number]) => bigint): string =>
     quantity.format(sizes.reduce((total, size) => total + of(size), 0n));
   return {
@@ -132,12 +137,8 @@ function hostStatus(
     ready: first === undefined,
     reason: first?.reason ?? 'Ready',
     message: problems.map(({ message }) => message).join('; '),
-    versions: observed.versions,
-    capacity: {
-      ...(cpus === undefined ? {} : { cpus }),
-      ...(memoryBytes === undefined ? {} : { memory: quantity.format(memoryBytes) }),
-      ...(diskBytes === undefined ? {} : { disk: quantity.format(diskBytes) }),
-    },
+    ...(isEmpty(observed.versions) ? {} : { versions: observed.versions }),
+    ...(isEmpty(capacity) ? {} : { capacity }),
     allocated: {
       cpus: sizes.reduce((total, { vcpus }) => total + vcpus, 0),
       memory: sum(({ memoryBytes: bytes }) => bytes),
@@ -146,6 +147,9 @@ function hostStatus(
     foreignNetworks: observed.foreignNetworks.slice(0, 50),
   };
 }
+
+/** A server-side apply that empties an object makes it null, which the schema refuses: it has to be left out. */
+const isEmpty = (object: object): boolean => Object.keys(object).length === 0;
 
 /** A site goes when nothing of ours lives there any more; then the bridges go too. */
 async function remove(
