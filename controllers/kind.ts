@@ -1,5 +1,6 @@
 import type { Condition } from '../crds/index.js';
-import type { Outcome } from '../reconcilers/common/outcome.js';
+import { isInterruption } from '../reconcilers/common/errors.js';
+import { interrupted, type Outcome } from '../reconcilers/common/outcome.js';
 import { keyString, type KubeApi, type KubeObject, type Resource } from './kube/api.js';
 import { Controller, type ReconcileContext, type Result } from './runtime/controller.js';
 import type { EventRecorder } from './runtime/events.js';
@@ -84,7 +85,7 @@ export class KindController<S extends ConditionedStatus, T extends CustomObject<
     )
       return {};
     const object: T = { ...cached, status: this.#writer.current(cached) };
-    const outcome = await this.options.reconcile(object, context);
+    const outcome = await this.#outcome(object, context);
     if (deleting && outcome.finished) {
       await removeFinalizer(api, resource, metadata, finalizer, { signal: context.signal });
       context.log.info('deleted', {});
@@ -92,6 +93,20 @@ export class KindController<S extends ConditionedStatus, T extends CustomObject<
     }
     await this.#report(object, outcome, context);
     return { requeueAfterMs: outcome.requeueAfterMs, retry: outcome.retry };
+  }
+
+  /** What stops a reconcile before it can tell its own status still becomes conditions. */
+  async #outcome(object: T, context: ReconcileContext): Promise<Outcome<Omit<S, 'conditions' | 'observedGeneration'>>> {
+    try {
+      return await this.options.reconcile(object, context);
+    } catch (error) {
+      if (!isInterruption(error)) throw error;
+      const { conditions, observedGeneration, ...status } = object.status ?? ({} as S);
+      const outcome = interrupted(status, error);
+      if (object.metadata.deletionTimestamp === undefined) return outcome;
+      const { reason, message } = error;
+      return { ...outcome, conditions: [{ type: 'DeletionBlocked', status: 'True', reason, message }] };
+    }
   }
 
   /** The only place where a status is written. */

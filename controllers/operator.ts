@@ -22,12 +22,13 @@ import type { Log } from './runtime/log.js';
 import { Manager, type Cache, type Outcome, type Task } from './runtime/manager.js';
 import { Metrics } from './runtime/metrics.js';
 import { Reflector } from './runtime/reflector.js';
-import { sleep } from './runtime/time.js';
+import { backoffMs, sleep } from './runtime/time.js';
 import { wire } from './triggers.js';
 
 const leaseName = 'isthmus';
 /** A host that has neither connected nor failed by then is treated as away. */
 const hostPatienceMs = 5_000;
+const warmRetry = { baseMs: 500, maxMs: 5_000 } as const;
 
 /** Puts the parts together and runs them until told to stop. */
 export async function runOperator(options: Options, log: Log): Promise<Outcome> {
@@ -64,6 +65,7 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
   const allocator = new Allocator(store);
   const dataplane = new Dataplane(hosts, directory, (message, fields) => log.warn(message, fields));
   const moves = new Map<string, Move>();
+  const placing = oneAtATime();
 
   const shared = { api, recorder, log, metrics, concurrency: options.concurrency, holdsEffects: true };
   const say = (message: string, fields: Record<string, unknown>) => log.info(message, fields);
@@ -97,6 +99,7 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
         store,
         readSecret,
         requestMove: async (vm, name, target) => await requestMove(api, vm, name, target),
+        placing,
         now: () => performance.now(),
       }),
   });
@@ -189,14 +192,31 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
   }
 }
 
+/** Runs what it is given one after the other. */
+function oneAtATime(): <T>(act: () => Promise<T>) => Promise<T> {
+  let last: Promise<unknown> = Promise.resolve();
+  return async <T>(act: () => Promise<T>): Promise<T> => {
+    const turn = last.then(act);
+    last = turn.catch(() => undefined);
+    return await turn;
+  };
+}
+
 /** Something that must have been read once before controllers start, or they would act on half of the truth. */
 function warm(plural: string, ready: () => Promise<void>): Cache {
   let synced = false;
+  const stop = new AbortController();
   let reading: Promise<void> | undefined;
   const read = async (): Promise<void> => {
-    await (reading ??= ready().then(() => {
-      synced = true;
-    }));
+    // An outage at the start is waited for, however long it takes.
+    for (let failures = 0; !synced && !stop.signal.aborted; failures++) {
+      try {
+        await ready();
+        synced = true;
+      } catch {
+        await sleep(backoffMs(failures, warmRetry.baseMs, warmRetry.maxMs), stop.signal);
+      }
+    }
   };
   return {
     resource: { plural },
@@ -204,10 +224,13 @@ function warm(plural: string, ready: () => Promise<void>): Cache {
       return synced;
     },
     start: () => {
-      read().catch(() => undefined);
+      reading ??= read();
     },
-    stop: async () => await Promise.resolve(),
-    whenSynced: read,
+    stop: async () => {
+      stop.abort();
+      await reading;
+    },
+    whenSynced: async () => await (reading ??= read()),
   };
 }
 

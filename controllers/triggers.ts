@@ -87,7 +87,15 @@ function wireObjects(
     targets.network(parseKey(key));
     const metadata = (network ?? old)?.metadata;
     if (!metadata) return;
-    for (const machine of objects.machinesOn(metadata.namespace, metadata.name)) targets.machine(machine.metadata);
+    // Its figures change with every machine; only what a machine is made of concerns machines.
+    if (
+      !same(network, old, ({ metadata: { generation, deletionTimestamp }, status }) => [
+        generation,
+        deletionTimestamp,
+        status?.vlanId,
+      ])
+    )
+      for (const machine of objects.machinesOn(metadata.namespace, metadata.name)) targets.machine(machine.metadata);
     // A deleted network may be what kept a site.
     if (!network)
       for (const site of objects.sites())
@@ -110,11 +118,19 @@ function wireObjects(
     if (metadata && spec && migration?.status?.phase !== old?.status?.phase)
       for (const other of objects.migrationsOf(metadata.namespace, spec.vmName)) targets.migration(other.metadata);
   });
-  on(stores.templates.changes, ({ key, new: template }) => {
+  on(stores.templates.changes, ({ key, new: template, old }) => {
     targets.template(parseKey(key));
-    for (const { metadata, spec } of objects.machines())
-      if (spec.template === template?.metadata.name) targets.machine(metadata);
+    const name = (template ?? old)?.metadata.name;
+    if (name !== undefined && !same(template, old, ({ metadata }) => [metadata.generation]))
+      for (const { metadata, spec } of objects.machines()) if (spec.template === name) targets.machine(metadata);
   });
+}
+
+/** Whether both are there and agree in what is looked at. */
+function same<T>(a: T | undefined, b: T | undefined, look: (object: T) => readonly unknown[]): boolean {
+  if (a === undefined || b === undefined) return a === b;
+  const [left, right] = [look(a), look(b)];
+  return left.every((value, index) => value === right[index]);
 }
 
 function wireHost(host: Host, sources: TriggerSources, targets: TriggerTargets): Subscription {
@@ -137,7 +153,8 @@ function wireHost(host: Host, sources: TriggerSources, targets: TriggerTargets):
           enqueueNetwork(sources, targets, fuid);
           // Machines that wait for their network to come up here.
           if (fuid !== undefined)
-            for (const [machine] of directory.machinesOf(fuid)) enqueueMachine(sources, targets, machine);
+            for (const [machine, record] of directory.machinesOf(fuid))
+              if (hostKey(record) === hostKey(host)) enqueueMachine(sources, targets, machine);
         }
       }),
     );

@@ -26,8 +26,8 @@ export class Link implements LibvirtLink {
   readonly #lifecycle = new Subject<{ uuid: string; event: DomainLifecycle; detail: number }>();
   readonly #connected = new BehaviorSubject(false);
   readonly #stop = new AbortController();
-  /** What an event has named and is yet to be read. */
-  readonly #stale = new Set<string>();
+  /** What an event has named since it was last read, and whether it is being read. */
+  readonly #stale = new Map<string, 'reading' | 'again'>();
   #connection: Connection | undefined;
   #lastError: Error | undefined;
   readonly #running: Promise<void>;
@@ -80,8 +80,11 @@ export class Link implements LibvirtLink {
       try {
         const connection = await connect(this.uri, { signal, ...(this.tls ? { tls: this.tls } : {}) });
         this.#connection = connection;
-        this.#follow(connection, events);
+        let open = (): void => undefined;
+        const loaded = new Promise<void>((resolve) => (open = resolve));
+        this.#follow(connection, loaded, events);
         await this.#load(connection);
+        open();
         failures = 0;
         this.#lastError = undefined;
         this.#connected.next(true);
@@ -93,6 +96,7 @@ export class Link implements LibvirtLink {
       } finally {
         events.unsubscribe();
         this.#connection = undefined;
+        this.#stale.clear();
       }
       this.#setDown();
       await sleep(backoffMs(failures, retry.baseMs, retry.maxMs), signal);
@@ -103,17 +107,21 @@ export class Link implements LibvirtLink {
     if (this.#connected.value) this.#connected.next(false);
   }
 
-  /** Events that come while the bulk read is under way are read again after it, so none is lost. */
-  #follow(connection: Connection, events: Subscription): void {
+  /** Events that come while the bulk read is under way are followed up after it, so none is lost. */
+  #follow(connection: Connection, loaded: Promise<void>, events: Subscription): void {
     events.add(
       connection.events.domainLifecycle.subscribe(({ domain, event, detail }) => {
         this.#lifecycle.next({ uuid: domain.uuid, event, detail });
-        void this.#refresh(`domain ${domain.uuid}`, () => this.#readDomain(connection, domain.uuid, domain.name));
+        void this.#refresh(`domain ${domain.uuid}`, connection, loaded, () =>
+          this.#readDomain(connection, domain.uuid, domain.name),
+        );
       }),
     );
     events.add(
       connection.events.networkLifecycle.subscribe(({ network }) => {
-        void this.#refresh(`network ${network.uuid}`, () => this.#readNetwork(connection, network.uuid, network.name));
+        void this.#refresh(`network ${network.uuid}`, connection, loaded, () =>
+          this.#readNetwork(connection, network.uuid, network.name),
+        );
       }),
     );
   }
@@ -131,17 +139,27 @@ export class Link implements LibvirtLink {
     for (const { uuid, name } of networks) this.networks.set(uuid, { uuid, name, active: running.has(uuid) });
   }
 
-  /** Reads one thing anew; several events in a row cost one read more, not one each. */
-  async #refresh(what: string, read: () => Promise<void>): Promise<void> {
-    if (this.#stale.has(what)) return;
-    this.#stale.add(what);
-    // Whatever is told from here on is told of a state that the read may not see yet.
-    await Promise.resolve();
-    this.#stale.delete(what);
+  /** Reads one thing anew, one read at a time, once more if it was named meanwhile; not before the bulk read is taken in. */
+  async #refresh(
+    what: string,
+    connection: Connection,
+    loaded: Promise<void>,
+    read: () => Promise<void>,
+  ): Promise<void> {
+    const before = this.#stale.get(what);
+    this.#stale.set(what, before === undefined ? 'reading' : 'again');
+    if (before !== undefined) return;
     try {
-      await read();
+      await loaded;
+      do {
+        this.#stale.set(what, 'reading');
+        await read();
+      } while (this.#stale.get(what) === 'again');
     } catch {
-      // The connection went away; all is read anew on the next one.
+      // A daemon that does not answer one question is not to be believed in others: the next connection reads all anew.
+      await connection.close();
+    } finally {
+      this.#stale.delete(what);
     }
   }
 

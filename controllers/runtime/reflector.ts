@@ -24,7 +24,7 @@ export interface ReflectorOptions<T> {
   readonly silenceMs?: number;
 }
 
-/** An object that the kind's parser refused; it is not in the store. */
+/** An object that the kind's parser refused; the store has what it last understood of it, if anything. */
 export interface InvalidObject {
   readonly key: string;
   readonly object: KubeObject;
@@ -200,8 +200,8 @@ export class Reflector<T> {
     try {
       parsed = this.parse(object);
     } catch (error) {
+      // What was last understood stays: an object that can't be read is not one that is gone.
       this.#log.warn('invalid object ignored', { object: key, resourceVersion, error });
-      this.#store.delete(key);
       this.#invalid.next({ key, object, error });
       return;
     }

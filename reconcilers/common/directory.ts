@@ -1,8 +1,9 @@
 import { Subject, type Observable, type Subscription } from 'rxjs';
 import type { Entry, KeyValueStore, View } from '../../drivers/consul/types.js';
-import { Transient } from './errors.js';
+import { Stalled, Transient } from './errors.js';
 import { domainUuid, networkUuid } from './identity.js';
 import {
+  keys,
   networkRecord,
   parseRecord,
   prefixes,
@@ -36,6 +37,8 @@ export class Directory {
   readonly #interfaces = new Map<string, InterfaceRecord>();
   readonly #byDomain = new Map<string, string>();
   readonly #byNetworkUuid = new Map<string, string>();
+  /** Keys whose values can't be read: what they stood for exists, though nothing is known of it. */
+  readonly #damaged = new Set<string>();
   readonly #changes = new Subject<DirectoryChange>();
   readonly #views: readonly { view: View; subscription: Subscription }[];
 
@@ -120,6 +123,21 @@ export class Directory {
     }
   }
 
+  /** Whether every record could be read; while one could not, what is not known of may exist. */
+  get isSound(): boolean {
+    return this.#damaged.size === 0;
+  }
+
+  /** Throws Stalled if the record of that object can't be read: it must not be taken for one that does not exist. */
+  assertSound(fuid: string): void {
+    const key = [keys.network(fuid), keys.vm(fuid)].find((each) => this.#damaged.has(each));
+    if (key !== undefined)
+      throw new Stalled(
+        'RecordDamaged',
+        `Consul key ${key} does not hold what it should; restore it from a backup of Consul`,
+      );
+  }
+
   /** Throws while what is seen may be stale, for decisions that a stale view would make wrongly. */
   assertCurrent(): void {
     if (!this.current)
@@ -180,9 +198,11 @@ export class Directory {
 
   /** A damaged record is reported and leaves what was known before. */
   #guarded(key: string, take: () => Change): Change | undefined {
+    this.#damaged.delete(key);
     try {
       return take();
     } catch (error) {
+      this.#damaged.add(key);
       this.onDamage(key, error);
       return undefined;
     }

@@ -40,7 +40,11 @@ export const networkRecord = z.object({
   vlan: z.number().int(),
   vni: z.number().int(),
   mtu: z.number().int(),
-  sites: z.array(z.string()),
+  sites: z.array(z.string()).describe('sites that carry it'),
+  leaving: z
+    .array(z.string())
+    .default([])
+    .describe('sites that still have to be cleared; VLAN and VNI stay held until they are'),
 });
 export type NetworkRecord = z.infer<typeof networkRecord>;
 
@@ -72,6 +76,10 @@ export const vmRecord = z.object({
   disk: z.boolean(),
   attempt: z.string().optional(),
   target: hostRef.optional(),
+  last: z
+    .object({ attempt: z.string(), moved: z.boolean(), reason: z.string(), message: z.string() })
+    .optional()
+    .describe('how the latest move ended: written with the change of owner, so that it is concluded once'),
   placedFor: z.string().optional().describe('the placement last served, as site/host'),
   interfaces: z.array(interfaceRecord),
 });

@@ -219,7 +219,8 @@ class HostDataplane {
       const { int, edge } = this.#programs;
       await Promise.all([int.load(), edge.load()]);
       // While Consul is away, what is not seen may exist.
-      if (units.has('bridge') && this.directory.current) for (const vni of this.#orphans()) units.add(vni);
+      if (units.has('bridge') && this.directory.current && this.directory.isSound)
+        for (const vni of this.#orphans()) units.add(vni);
       for (const unit of units) this.#wanted.set(unit, this.#compile(unit));
       const flows = (bridge: 'int' | 'edge') =>
         new Map([...units].map((unit) => [cookieOf(unit), this.#wanted.get(unit)?.[bridge] ?? []] as const));

@@ -28,7 +28,8 @@ export function assess(source: End, target: End, jobActive: boolean): Verdict {
   if (jobActive) return 'moving';
   const targetGone = target === 'absent' || isOff(target);
   if (source !== 'absent' && !isOff(source)) return targetGone ? alone(source) : 'moving';
-  if (target === 'absent') return source === 'absent' ? 'lost' : 'off';
+  // The source let go only after the target had everything: a target that has lost track of it may still run it.
+  if (target === 'absent') return source === 'absent' || handedOver(source) ? 'lost' : 'off';
   // Off for another reason than the move: what the target holds is not the whole guest, and libvirt takes it down.
   if (source !== 'absent' && !handedOver(source)) return targetGone ? 'off' : 'moving';
   return arrived(target);

@@ -3,6 +3,7 @@ import type { KeyValueStore } from '../../drivers/consul/types.js';
 import { constants } from '../../drivers/libvirt/index.js';
 import type { JobStats } from '../../drivers/libvirt/types.js';
 import { consul, federatedUid } from '../common/allocation.js';
+import { within } from '../common/deadline.js';
 import type { Directory } from '../common/directory.js';
 import {
   attempt as trying,
@@ -46,6 +47,8 @@ type Status = Omit<VMMigrationStatus, 'conditions' | 'observedGeneration'>;
 const pollMs = 500;
 /** A copy that names no deadline gets a base, and the time that its memory takes at this rate. */
 const baseDeadlineMs = 300_000;
+/** A target's switch that does not answer in this time is not ready for a machine. */
+const preflightMs = 5_000;
 const slowestBytesPerSecond = 1_000_000n;
 
 /** It will never succeed: one-shot, like a Job. */
@@ -68,6 +71,7 @@ export async function reconcileMigration(
   dependencies.directory.assertCurrent();
   const machine = dependencies.objects.machine(migration.metadata.namespace, migration.spec.vmName);
   const fuid = machine && (await federatedUid(dependencies.store, machine));
+  if (fuid !== undefined) dependencies.directory.assertSound(fuid);
   const record = fuid === undefined ? undefined : dependencies.directory.machine(fuid);
   try {
     if (
@@ -79,6 +83,8 @@ export async function reconcileMigration(
       return await carryOn(migration, machine, fuid, record, dependencies);
     if (status.attempt !== undefined && fuid !== undefined && record)
       return await settle(migration, fuid, record.value, dependencies);
+    if (!machine && status.attempt !== undefined)
+      return finish(migration, 'Cancelled', 'MachineDeleted', 'the machine was deleted meanwhile', dependencies);
     if (isUnwanted(migration, machine))
       return finish(migration, 'Cancelled', 'Cancelled', 'cancelled before it began', dependencies);
     return await begin(migration, machine, fuid, record, dependencies);
@@ -263,7 +269,7 @@ async function preflight(
   record: VmRecord,
   source: Host,
   target: Host,
-  { objects, directory }: MigrationDependencies,
+  { objects, directory, dataplane }: MigrationDependencies,
 ): Promise<void> {
   const { spec } = migration;
   const uuid = domainUuid(fuid);
@@ -292,6 +298,24 @@ async function preflight(
         'NetworkNotReady',
         `FederatedNetwork ${name} is not up at target ${hostKey(target)} yet`,
         2_000,
+      );
+  }
+  const share = (host: Host): string =>
+    JSON.stringify([host.siteSpec.storage?.shared?.server, host.siteSpec.storage?.shared?.path]);
+  if (share(source) !== share(target))
+    throw new Failure(
+      'ShareDiffers',
+      `spec.target.site: ${target.site} has another storage.shared than ${source.site}; only machines on one share can move`,
+    );
+  for (const { network, name } of record.interfaces) {
+    const vni = directory.network(network)?.value.vni;
+    if (vni === undefined) continue;
+    const { error } = await within(preflightMs, hostKey(target), dataplane.ensure(target, vni));
+    if (error !== undefined)
+      throw new Waiting(
+        'FlowsNotApplied',
+        `FederatedNetwork ${name} has no flows at target ${hostKey(target)}: ${error}`,
+        5_000,
       );
   }
   const there = await trying('LibvirtFailed', `target ${hostKey(target)}`, () =>
@@ -343,25 +367,31 @@ async function takeOver(fuid: string, attempt: string, dependencies: MigrationDe
   const record = moving();
   if (!record?.value.target) return;
   const { attempt: done, target, ...kept } = record.value;
-  const owned: VmRecord = { ...kept, ...target, phase: 'Owned', generation: kept.generation + 1 };
+  const last = { attempt, moved: true, reason: 'Succeeded', message: '' };
+  const owned: VmRecord = { ...kept, ...target, phase: 'Owned', generation: kept.generation + 1, last };
   if (await cas(fuid, owned, record.index, dependencies)) return;
   // The event of the target's resuming and the reconcile both come here; the first one has done it.
   if (moving())
     throw new Transient('RecordChanged', `the record changed while attempt ${done} took over; it is read again`);
 }
 
-/** The source keeps the machine. */
+/** The source keeps the machine, and the migration ends: why is on record with it, so that it is not begun again. */
 async function giveBack(
+  migration: VMMigration,
   fuid: string,
   { value, index }: Versioned<VmRecord>,
+  result: { phase: 'Failed' | 'Cancelled'; reason: string; message: string },
   dependencies: MigrationDependencies,
-): Promise<void> {
-  const { attempt, target, ...kept } = value;
-  if (!(await cas(fuid, { ...kept, phase: 'Owned' }, index, dependencies)))
+): Promise<Outcome<Status>> {
+  const { attempt = migration.metadata.uid, target, ...kept } = value;
+  const { phase, reason, message } = result;
+  const owned: VmRecord = { ...kept, phase: 'Owned', last: { attempt, moved: false, reason, message } };
+  if (!(await cas(fuid, owned, index, dependencies)))
     throw new Transient(
       'RecordChanged',
-      `the record changed while attempt ${attempt ?? ''} to ${target ? hostKey(target) : ''} was given up; it is read again`,
+      `the record changed while the move to ${target ? hostKey(target) : ''} was given up; it is read again`,
     );
+  return finish(migration, phase, reason, message, dependencies);
 }
 
 async function cas(fuid: string, record: VmRecord, index: number, { store }: MigrationDependencies): Promise<boolean> {
@@ -387,12 +417,19 @@ async function readEnds(fuid: string, record: VmRecord, { hosts }: MigrationDepe
       return 'unknown';
     }
   };
-  const readJob = async (): Promise<JobStats | undefined> => {
+  const readJob = async (): Promise<JobStats | 'unknown' | undefined> => {
     const link = hosts.get(record)?.qemu;
-    if (!link?.isConnected) return undefined;
-    return await link.connection.jobStats(domainUuid(fuid)).catch(() => undefined);
+    if (!link?.isConnected) return 'unknown';
+    try {
+      return await tolerating(['NO_DOMAIN', 'OPERATION_INVALID'], link.connection.jobStats(domainUuid(fuid)));
+    } catch {
+      return 'unknown';
+    }
   };
-  const [source, target, job] = await Promise.all([read(record), read(record.target), readJob()]);
+  // The source first: what is then found absent at the target was absent after the source was looked at.
+  const [source, job] = await Promise.all([read(record), readJob()]);
+  const target = await read(record.target);
+  if (job === 'unknown') return { verdict: assess('unknown', target, false), job: undefined };
   const active = job !== undefined && (job.type === 'bounded' || job.type === 'unbounded');
   return { verdict: assess(source, target, active), job: active ? job : undefined };
 }
@@ -474,12 +511,15 @@ async function carryOn(
           advance(migration, 'Copying', 'Copying', 'waiting for the daemon’s answer', dependencies),
           pollMs,
         );
-      await giveBack(fuid, record, dependencies);
-      return finish(
+      return await giveBack(
         migration,
-        'Failed',
-        'GuestStopped',
-        `the guest powered off or crashed during the move; it stays at ${from}`,
+        fuid,
+        record,
+        {
+          phase: 'Failed',
+          reason: 'GuestStopped',
+          message: `the guest powered off or crashed during the move; it stays at ${from}`,
+        },
         dependencies,
       );
     case 'source':
@@ -503,22 +543,17 @@ async function failedOrNotBegun(
 ): Promise<Outcome<Status>> {
   const from = hostKey(record.value);
   if (isUnwanted(migration, machine)) {
-    await giveBack(fuid, record, dependencies);
-    return finish(migration, 'Cancelled', 'Cancelled', `cancelled; the machine runs at ${from}`, dependencies);
+    const message = `cancelled; the machine runs at ${from}`;
+    return await giveBack(migration, fuid, record, { phase: 'Cancelled', reason: 'Cancelled', message }, dependencies);
   }
   if (move) {
-    await giveBack(fuid, record, dependencies);
     const late = pastDeadline(migration, machine, dependencies);
     const why = late
       ? 'it did not finish by its deadline (spec.policy.timeoutSeconds)'
       : messageOf(move.answer.error ?? 'the daemon stopped the move');
-    return finish(
-      migration,
-      'Failed',
-      late ? 'DeadlineExceeded' : 'MigrationFailed',
-      `${why}; the machine runs at ${from}`,
-      dependencies,
-    );
+    const message = `${why}; the machine runs at ${from}`;
+    const reason = late ? 'DeadlineExceeded' : 'MigrationFailed';
+    return await giveBack(migration, fuid, record, { phase: 'Failed', reason, message }, dependencies);
   }
   // Taken up again after a restart of ours that hit between the record and the call, or after the daemon's.
   const target = record.value.target && reachable(record.value.target, dependencies, 'target');
@@ -565,22 +600,12 @@ async function settle(
   record: VmRecord,
   dependencies: MigrationDependencies,
 ): Promise<Outcome<Status>> {
-  const { target, source } = migration.status ?? {};
-  if (
-    !target ||
-    hostKey({ site: record.site, host: record.host }) !== hostKey({ site: target.site, host: target.host ?? '' })
-  ) {
-    // The attempt was written down but the record was never taken: nothing has been touched.
-    const machine = dependencies.objects.machine(migration.metadata.namespace, migration.spec.vmName);
-    if (isUnwanted(migration, machine))
-      return finish(
-        migration,
-        'Cancelled',
-        'Cancelled',
-        `cancelled; the machine runs at ${hostKey(record)}`,
-        dependencies,
-      );
-    return await begin(migration, machine, fuid, dependencies.directory.machine(fuid), dependencies);
+  const { source } = migration.status ?? {};
+  const { uid } = migration.metadata;
+  if (record.last?.attempt !== uid) return await resumeOrConclude(migration, fuid, record, dependencies);
+  if (!record.last.moved) {
+    const { reason, message } = record.last;
+    return finish(migration, reason === 'Cancelled' ? 'Cancelled' : 'Failed', reason, message, dependencies);
   }
   const move = dependencies.moves.get(migration.metadata.uid);
   if (move && !move.answer.settled) {
@@ -593,6 +618,25 @@ async function settle(
   const spent = figures.totalTimeMs ?? 0;
   const message = `moved to ${hostKey(record)} in ${(spent / 1_000).toFixed(1)} s, downtime ${String(figures.downtimeMs ?? 0)} ms`;
   return finish(migration, 'Succeeded', 'Succeeded', message, dependencies, figures);
+}
+
+/** The record does not tell of this attempt: either it was never taken, or others have moved the machine since. */
+async function resumeOrConclude(
+  migration: VMMigration,
+  fuid: string,
+  record: VmRecord,
+  dependencies: MigrationDependencies,
+): Promise<Outcome<Status>> {
+  const at = hostKey(record);
+  const begun = migration.status?.phaseTimestamps?.some(({ phase }) => phase === 'Copying') ?? false;
+  if (begun) {
+    const message = `how it ended is no longer on record, other moves followed; the machine is at ${at}`;
+    return finish(migration, 'Failed', 'Superseded', message, dependencies);
+  }
+  const machine = dependencies.objects.machine(migration.metadata.namespace, migration.spec.vmName);
+  if (isUnwanted(migration, machine))
+    return finish(migration, 'Cancelled', 'Cancelled', `cancelled; the machine runs at ${at}`, dependencies);
+  return await begin(migration, machine, fuid, dependencies.directory.machine(fuid), dependencies);
 }
 
 /** libvirt undefines the source by itself; after a crash of its daemon it may be left over, switched off. */

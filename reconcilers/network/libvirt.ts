@@ -61,10 +61,9 @@ export async function ensureNetwork(host: Host, wanted: WantedNetwork): Promise<
 
 /** Removes the network from one host, whatever state it is in. */
 export async function removeNetwork(host: Host, fuid: string): Promise<void> {
-  const { connection, networks } = host.libvirt;
+  const { connection } = host.libvirt;
   const uuid = networkUuid(fuid);
-  const seen = networks.get(uuid);
-  if (!seen) return;
-  if (seen.active) await tolerating(['OPERATION_INVALID', 'NO_NETWORK'], connection.destroyNetwork(uuid));
+  // Not by what events have told: a definition of our own may be too young to have been told.
+  await tolerating(['OPERATION_INVALID', 'NO_NETWORK'], connection.destroyNetwork(uuid));
   await tolerating(['NO_NETWORK'], connection.undefineNetwork(uuid));
 }

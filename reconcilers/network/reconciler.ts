@@ -34,6 +34,7 @@ export async function reconcileNetwork(
   dependencies: NetworkDependencies,
 ): Promise<Outcome<Status>> {
   const fuid = await federatedUid(dependencies.store, network);
+  dependencies.directory.assertSound(fuid);
   if (network.metadata.deletionTimestamp !== undefined) return await remove(network, fuid, dependencies);
   let record = dependencies.directory.network(fuid);
   try {
@@ -43,10 +44,15 @@ export async function reconcileNetwork(
     if (!isInterruption(error)) throw error;
     return interrupted(statusOf(network, fuid, record?.value, [], dependencies), error);
   }
-  const sites = await Promise.all(
-    record.value.sites.map((site) => ensureSite(network, fuid, record.value, site, dependencies)),
-  );
-  return conclude(statusOf(network, fuid, record.value, sites, dependencies));
+  const { value } = record;
+  const sites = await Promise.all(value.sites.map((site) => ensureSite(network, fuid, value, site, dependencies)));
+  const leaving = value.leaving.map((name): FederatedNetworkSite => ({
+    name,
+    ready: false,
+    reason: 'Leaving',
+    message: 'waiting for all its hosts to answer, to remove the network there',
+  }));
+  return conclude(statusOf(network, fuid, value, [...sites, ...leaving], dependencies));
 }
 
 function conclude(status: Status): Outcome<Status> {
@@ -87,6 +93,7 @@ async function allocate(
       vni,
       mtu: plan.mtu,
       sites: [...plan.sites],
+      leaving: [],
     };
     return {
       claims: [
@@ -107,72 +114,75 @@ async function allocate(
   return record;
 }
 
-/** Takes up a change of the sites: new ones are joined, one that is no longer named is left once no machine of it is there. */
+/**
+ * Takes up a change of the sites: new ones are joined; one that is no longer named is left once no machine of it is there. That
+ * it leaves is written down first: from then on the data plane drops its flows, and nobody places a machine there.
+ */
 async function adopt(
   fuid: string,
   record: Versioned<NetworkRecord>,
   plan: NetworkPlan,
   dependencies: NetworkDependencies,
 ): Promise<Versioned<NetworkRecord>> {
-  const leaving = record.value.sites.filter((site) => !plan.sites.includes(site));
-  const occupied = leaving.filter((site) =>
-    [...dependencies.directory.machinesOf(fuid)].some(
-      ([, machine]) => machine.site === site || machine.target?.site === site,
-    ),
+  const unnamed = record.value.sites.filter((site) => !plan.sites.includes(site));
+  // A machine that is not seen because Consul is away must not lose its network.
+  if (unnamed.length > 0) dependencies.directory.assertCurrent();
+  const machines = [...dependencies.directory.machinesOf(fuid)].map(([, machine]) => machine);
+  const occupied = unnamed.filter((site) =>
+    machines.some((machine) => machine.site === site || machine.target?.site === site),
   );
-  const sites = [...new Set([...plan.sites, ...occupied])].sort();
-  const kept = [
-    ...new Set([
-      ...sites,
-      ...(await clear(
-        fuid,
-        leaving.filter((site) => !occupied.includes(site)),
-        dependencies,
-      )),
-    ]),
-  ].sort();
-  if (kept.join() === record.value.sites.join()) return record;
-  return await write(fuid, { ...record, value: { ...record.value, sites: kept } }, dependencies);
+  const sites = [...plan.sites, ...occupied].sort();
+  const leaving = [...record.value.leaving, ...unnamed].filter((site) => !sites.includes(site));
+  return await leave(fuid, await write(fuid, record, { sites, leaving }, dependencies), dependencies);
 }
 
+/** Clears the sites that are leaving, and strikes off those of which nothing is left. */
+async function leave(
+  fuid: string,
+  record: Versioned<NetworkRecord>,
+  dependencies: NetworkDependencies,
+): Promise<Versioned<NetworkRecord>> {
+  const { sites, leaving, vni } = record.value;
+  const cleared = await Promise.all(leaving.map((site) => isCleared(fuid, vni, site, dependencies)));
+  return await write(fuid, record, { sites, leaving: leaving.filter((_, index) => !cleared[index]) }, dependencies);
+}
+
+/** Takes the network out of a site's libvirts and switches; true once nothing of it is there. */
+async function isCleared(
+  fuid: string,
+  vni: number,
+  site: string,
+  { hosts, objects, dataplane }: NetworkDependencies,
+): Promise<boolean> {
+  const members = hosts.ofSite(site);
+  // A Site that exists but is not connected yet is away; one that no longer exists went with all that was on it.
+  if (members.length < (objects.site(site)?.spec.hosts.length ?? 0)) return false;
+  const results = await Promise.allSettled(
+    members.map(async (host) => {
+      await within(siteDeadlineMs, `libvirt of host ${hostKey(host)}`, removeNetwork(host, fuid));
+      const { error } = await within(siteDeadlineMs, `switches of host ${hostKey(host)}`, dataplane.ensure(host, vni));
+      if (error !== undefined) throw new Transient('FlowsNotRemoved', error);
+    }),
+  );
+  return results.every(({ status }) => status === 'fulfilled');
+}
+
+/** Writes the sites, if they differ. */
 async function write(
   fuid: string,
   { value, index }: Versioned<NetworkRecord>,
+  change: Pick<NetworkRecord, 'sites' | 'leaving'>,
   { store, directory }: NetworkDependencies,
 ): Promise<Versioned<NetworkRecord>> {
+  const next = { ...value, sites: [...new Set(change.sites)].sort(), leaving: [...new Set(change.leaving)].sort() };
+  if (next.sites.join() === value.sites.join() && next.leaving.join() === value.leaving.join()) return { value, index };
   const result = await consul('updating the network', () =>
-    store.transact([{ verb: 'cas', key: keys.network(fuid), value: serialise(value), index }]),
+    store.transact([{ verb: 'cas', key: keys.network(fuid), value: serialise(next), index }]),
   );
-  if (!result.ok) throw new Transient('RecordChanged', 'the network’s record changed meanwhile; it is read again');
-  return directory.network(fuid) ?? { value, index };
-}
-
-/**
- * Takes the network away from sites: from libvirt, then from the record, which makes the data plane drop the flows.
- * Returns the sites that could not be cleared; they stay in the record, so that nothing of theirs is given away.
- */
-async function clear(
-  fuid: string,
-  sites: readonly string[],
-  { hosts, objects }: NetworkDependencies,
-): Promise<string[]> {
-  const results = await Promise.all(
-    sites.map(async (site) => {
-      // A Site that exists but is not connected yet is away; one that no longer exists has nothing of ours.
-      if (hosts.ofSite(site).length < (objects.site(site)?.spec.hosts.length ?? 0)) return [site];
-      try {
-        await within(
-          siteDeadlineMs,
-          `site ${site}`,
-          Promise.all(hosts.ofSite(site).map((host) => removeNetwork(host, fuid))),
-        );
-        return [];
-      } catch {
-        return [site];
-      }
-    }),
-  );
-  return results.flat();
+  const written = directory.network(fuid);
+  if (!result.ok || !written)
+    throw new Transient('RecordChanged', 'the network’s record changed meanwhile; it is read again');
+  return written;
 }
 
 async function ensureSite(
@@ -248,7 +258,7 @@ async function remove(
   fuid: string,
   dependencies: NetworkDependencies,
 ): Promise<Outcome<Status>> {
-  const { directory, objects, allocator, dataplane, hosts } = dependencies;
+  const { directory, objects, allocator } = dependencies;
   directory.assertCurrent();
   const { namespace, name } = network.metadata;
   const record = directory.network(fuid);
@@ -270,30 +280,18 @@ async function remove(
       statusOf(network, fuid, record?.value, [], dependencies),
     );
   if (record) {
-    const present = record.value.sites;
-    const stuck = await clear(fuid, present, dependencies);
-    const cleared = await write(fuid, { ...record, value: { ...record.value, sites: stuck } }, dependencies);
-    const left = await Promise.all(
-      present
-        .flatMap((site) => hosts.ofSite(site))
-        .map(async (host) => ({
-          host,
-          report: await within(siteDeadlineMs, hostKey(host), dataplane.ensure(host, record.value.vni)).catch(
-            (error: unknown): FlowReport => ({ wanted: 0, present: 0, error: messageOf(error) }),
-          ),
-        })),
+    const { sites, leaving } = record.value;
+    const gone = await leave(
+      fuid,
+      await write(fuid, record, { sites: [], leaving: [...sites, ...leaving] }, dependencies),
+      dependencies,
     );
-    const unreached = left.flatMap(({ host, report }) => (report.error === undefined ? [] : [host.site]));
-    const away = [...new Set([...stuck, ...unreached])].sort();
-    if (away.length > 0) {
-      if (unreached.length > 0)
-        await write(fuid, { ...cleared, value: { ...cleared.value, sites: away } }, dependencies);
+    if (gone.value.leaving.length > 0)
       return blocked(
         'SiteUnreachable',
-        `waiting for site ${away.join(', ')} to answer, to remove the network there`,
+        `waiting for site ${gone.value.leaving.join(', ')} to answer, to remove the network there`,
         statusOf(network, fuid, record.value, [], dependencies),
       );
-    }
   }
   await allocator.release(fuid);
   return { status: {}, ready: { value: false, reason: 'Deleted', message: 'nothing is left' }, finished: true };

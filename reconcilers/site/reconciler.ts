@@ -33,13 +33,11 @@ export async function reconcileSite(site: Site, dependencies: SiteDependencies):
   return { status, ready: { value: false, reason, message }, reconciling: { reason, message }, requeueAfterMs: 10_000 };
 }
 
-/** Every host of every site that is not on its way out. */
+/** Every host of every Site, one on its way out too: its machines talk until they are gone. */
 function peersOf(objects: Objects): Peer[] {
-  return [...objects.sites()]
-    .filter((site) => site.metadata.deletionTimestamp === undefined)
-    .flatMap((site) =>
-      site.spec.hosts.map(({ name, underlayAddress }) => ({ site: site.metadata.name, host: name, underlayAddress })),
-    );
+  return [...objects.sites()].flatMap((site) =>
+    site.spec.hosts.map(({ name, underlayAddress }) => ({ site: site.metadata.name, host: name, underlayAddress })),
+  );
 }
 
 /** Makes the host's bridges right. What prevents it comes back as problems. */

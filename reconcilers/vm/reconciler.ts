@@ -41,6 +41,8 @@ export interface MachineDependencies {
   readonly readSecret: ReadSecret;
   /** Creates a VMMigration; one of that name is taken to be this one. */
   readonly requestMove: (machine: FederatedVM, name: string, target: VMMigration['spec']['target']) => Promise<void>;
+  /** Runs placements one after the other. */
+  readonly placing: <T>(act: () => Promise<T>) => Promise<T>;
   /** Milliseconds, monotonic. */
   readonly now: () => number;
 }
@@ -60,6 +62,7 @@ export async function reconcileMachine(
   dependencies: MachineDependencies,
 ): Promise<Outcome<Status>> {
   const fuid = await federatedUid(dependencies.store, machine);
+  dependencies.directory.assertSound(fuid);
   if (machine.metadata.deletionTimestamp !== undefined) return await remove(machine, fuid, dependencies);
   let record = dependencies.directory.machine(fuid);
   try {
@@ -122,19 +125,22 @@ async function place(
 ): Promise<Versioned<VmRecord>> {
   const { objects, directory, allocator } = dependencies;
   directory.assertCurrent();
-  const target = schedule(
-    {
-      size: plan.size,
-      sites: plan.sites,
-      site: machine.spec.placement?.site,
-      host: machine.spec.placement?.host,
-      needsShare: plan.storage !== 'Local',
-      field: 'spec.placement',
-    },
-    objects,
-    directory,
-  );
-  return await allocateMachine(machine, fuid, plan, target, allocator, directory);
+  // One at a time: what a machine takes of a host is seen by the next only once it is on record.
+  return await dependencies.placing(async () => {
+    const target = schedule(
+      {
+        size: plan.size,
+        sites: plan.sites,
+        site: machine.spec.placement?.site,
+        host: machine.spec.placement?.host,
+        needsShare: plan.storage !== 'Local',
+        field: 'spec.placement',
+      },
+      objects,
+      directory,
+    );
+    return await allocateMachine(machine, fuid, plan, target, allocator, directory);
+  });
 }
 
 /** The machine's domain where the record has it, as the daemon's events tell. */
@@ -239,7 +245,9 @@ function reach(
 /** A machine whose domain is found running at another host than its owner's is never started: somebody has to look. */
 function refuseDouble(fuid: string, record: VmRecord, { hosts }: MachineDependencies): void {
   for (const host of hosts.all()) {
-    const stray = hostKey(host) === hostKey(record) ? undefined : host.qemu?.domains.get(domainUuid(fuid));
+    // What a host that is away held when it was last seen proves nothing.
+    if (hostKey(host) === hostKey(record) || !host.qemu?.isConnected) continue;
+    const stray = host.qemu.domains.get(domainUuid(fuid));
     if (stray?.state === 'running')
       throw new Stalled(
         'RunsElsewhere',
@@ -291,6 +299,7 @@ async function define(
         'DiskMissing',
         `pool ${disks.pool} of host ${hostKey(disks.via)}: the machine's disk or seed is gone; restore volume isth-${fuid}-root.qcow2, or delete the machine`,
       );
+    await assertNoDisk(fuid, record.value, connection, dependencies);
     volumes = await provision(machine, fuid, plan, record.value, disks, dependencies);
     const definition = domainFor(machine, fuid, plan, record.value, volumes, await virtualisationOf(connection));
     await Promise.all([markDisk(fuid, record, dependencies), connection.defineDomain(definition)]);
@@ -311,6 +320,27 @@ async function define(
     return 'flavor, resources or networks changed; stop and start the machine (runStrategy) for it to take effect';
   await connection.defineDomain(definition);
   return undefined;
+}
+
+/** Volumes are made anew only for a machine that never ran: our copy of the record may be old, so Consul's leader and the daemon are asked. */
+async function assertNoDisk(
+  fuid: string,
+  record: VmRecord,
+  connection: Connection,
+  { store }: MachineDependencies,
+): Promise<void> {
+  const [entry, state] = await Promise.all([
+    consul('asking whether the machine has a disk', () => store.get(keys.vm(fuid))),
+    tolerating(['NO_DOMAIN'], connection.domainState(domainUuid(fuid))),
+  ]);
+  const live = entry && parseRecord(vmRecord, entry).value;
+  if (live?.phase !== 'Owned' || hostKey(live) !== hostKey(record) || live.disk)
+    throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
+  if (state && phaseOf(state) !== 'Stopped')
+    throw new Stalled(
+      'DiskInUse',
+      `host ${hostKey(record)}: the machine's domain is ${state.state} though no disk is on record; look at it before anything is made`,
+    );
 }
 
 async function provision(
@@ -356,6 +386,7 @@ async function virtualisationOf(connection: Connection): Promise<'kvm' | 'qemu'>
   if (!known) {
     known = connection.capabilities().then((xml) => (/<domain type='kvm'\/?>/.test(xml) ? 'kvm' : 'qemu'));
     virtualisations.set(connection, known);
+    known.catch(() => virtualisations.delete(connection));
   }
   return await known;
 }
@@ -443,34 +474,21 @@ async function assertOwner(fuid: string, record: VmRecord, { store }: MachineDep
     );
 }
 
-/** Waits for the ports, and for the flows that let frames in and out of them, here and at the other sites. */
-async function plugIn(
-  record: VmRecord,
-  host: Host,
-  { dataplane, directory, hosts }: MachineDependencies,
-): Promise<void> {
+/** Waits for the ports, and for the flows that let frames in and out of them. */
+async function plugIn(record: VmRecord, host: Host, { dataplane, directory }: MachineDependencies): Promise<void> {
   const ports = await Promise.all(record.interfaces.map(({ id }) => dataplane.whenPort(host, id, portPatienceMs)));
   if (ports.includes(false))
     throw new Transient(
       'PortMissing',
       `site ${host.site}, host ${host.host}: Open vSwitch has no port for the machine's interface yet`,
     );
-  const vnis = record.interfaces.flatMap(({ network }) => directory.network(network)?.value ?? []);
-  const reports = await Promise.all(
-    vnis.flatMap(({ vni, sites }) =>
-      sites
-        .flatMap((site) => hosts.ofSite(site))
-        .map(async (each) => ({
-          each,
-          report: await within(portPatienceMs, hostKey(each), dataplane.ensure(each, vni)).catch((error: unknown) => ({
-            error: messageOf(error),
-          })),
-        })),
-    ),
-  );
-  // The other sites' switches are their networks' concern; without its own host's flows the machine hears nothing.
-  const own = reports.find(({ each, report }) => hostKey(each) === hostKey(host) && report.error !== undefined);
-  if (own) throw new Transient('FlowsNotApplied', `site ${host.site}, host ${host.host}: ${own.report.error ?? ''}`);
+  // The other hosts' switches follow the record by themselves; without its own host's flows the machine hears nothing.
+  for (const { network } of record.interfaces) {
+    const vni = directory.network(network)?.value.vni;
+    if (vni === undefined) continue;
+    const { error } = await within(portPatienceMs, hostKey(host), dataplane.ensure(host, vni));
+    if (error !== undefined) throw new Transient('FlowsNotApplied', `site ${host.site}, host ${host.host}: ${error}`);
+  }
 }
 
 /** A changed placement asks for a move, once. Returns what was asked for while it is not served. */

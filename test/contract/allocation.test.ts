@@ -268,6 +268,7 @@ describe('the directory', () => {
     vlan: 120,
     vni: 70120,
     mtu: 1450,
+    leaving: [],
     sites: ['valencia'],
   };
   const vmRecord: VmRecord = {

@@ -70,6 +70,7 @@ const table: readonly Case[] = [
   { reason: 'both are there and neither runs: libvirt is switching over', source: where((name) => !gone.includes(name)), target: names, verdict: 'moving' },
 
   { reason: 'nothing anywhere', source: ['absent'], target: ['absent'], verdict: 'lost' },
+  { reason: 'the source let go because the target had everything: a target that has lost track of it may still run it', source: handedOver, target: ['absent'], verdict: 'lost' },
   { reason: 'the source is off, the target never came', source: off, target: ['absent'], verdict: 'off' },
   { reason: 'the guest powered off or crashed midway', source: where((name) => off.includes(name) && !handedOver.includes(name)), target: off, verdict: 'off' },
   { reason: 'half a guest must not be resumed: the source ended before it had sent everything', source: where((name) => off.includes(name) && !handedOver.includes(name)), target: names, verdict: 'moving' },

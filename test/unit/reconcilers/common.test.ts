@@ -197,6 +197,6 @@ describe('a record', () => {
   it('of a later version keeps what this one needs', () => {
     const network = { namespace: 'acme', name: 'blue', cidr: '10.0.0.0/8', vlan: 1, vni: 5000, mtu: 1450, sites: [] };
     const later = { key: 'isthmus/network/x', value: serialise({ ...network, colour: 'blue' }), index: 1 };
-    expect(parseRecord(networkRecord, later).value).toEqual(network);
+    expect(parseRecord(networkRecord, later).value).toEqual({ ...network, leaving: [] });
   });
 });

@@ -14,6 +14,7 @@ const record = (name: string, sites: string[]): NetworkRecord => ({
   vlan: 100,
   vni: 5000,
   mtu: 1450,
+  leaving: [],
   sites,
 });
 const blue = networkObject('blue', {
