@@ -3,6 +3,7 @@ import { kinds } from '../../crds/index.js';
 import {
   applySites,
   condition,
+  deleteAll,
   eventually,
   get,
   gone,
@@ -41,9 +42,10 @@ beforeEach(async () => {
 }, 90_000);
 
 afterEach(async () => {
+  await deleteAll();
   await applySites();
   await waitReady(kinds.Site);
-}, 60_000);
+}, 90_000);
 
 const deleteIn = async (resource: string): Promise<void> => {
   for (const tenant of tenants) await kubectl('delete', resource, '--all', '--wait=false', '--namespace', tenant);

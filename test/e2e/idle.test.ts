@@ -80,13 +80,15 @@ describe('an idle federation', () => {
       shows: 'flow',
     },
     {
-      what: 'a network is set to autostart',
-      command: 'virsh -q net-autostart $(virsh -q net-list --name | head -1)',
+      what: 'the autostart of a network is switched off and on',
+      command:
+        'name=$(virsh -q net-list --name | head -1); virsh -q net-autostart --disable $name; virsh -q net-autostart $name',
       shows: 'marks',
     },
     {
-      what: 'a column of the switch database is set',
-      command: 'ovs-vsctl set bridge br-wan external_ids:touched=yes -- remove bridge br-wan external_ids touched',
+      what: 'a column of the switch database is set and cleared',
+      command:
+        'ovs-vsctl set bridge br-wan external_ids:touched=yes; ovs-vsctl remove bridge br-wan external_ids touched',
       shows: 'marks',
     },
   ];

@@ -28,7 +28,7 @@ export { eventually, guest, inSite, project, report, run, sites, type SiteName }
 export { edgeTargets, framesSentTo, traces, whereabouts, world, type World } from './lab/world.js';
 
 import { kinds } from '../../crds/index.js';
-import { deleteAll, waitReady } from './lab/kube.js';
+import { applySites, deleteAll, waitReady } from './lab/kube.js';
 import { Operator, type OperatorOptions } from './lab/operator.js';
 
 /** An operator at work on a lab without tenants, whatever an earlier run left behind. */
@@ -36,6 +36,7 @@ export async function startOperator(options: OperatorOptions = {}): Promise<Oper
   const operator = await Operator.start(options);
   try {
     await deleteAll();
+    await applySites();
     await waitReady(kinds.Site);
     return operator;
   } catch (error) {
