@@ -55,7 +55,7 @@ verify: ## Check that generated files are up to date, format, lint, types, dead 
 	npx tsc --noEmit
 	npx eslint .
 	npx knip
-	shellcheck -x $(SHELL_SCRIPTS)
+	shellcheck $(SHELL_SCRIPTS)
 
 .PHONY: test
 test: ## Everything that must hold, from lint to end-to-end in the lab (as root)
