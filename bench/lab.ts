@@ -9,7 +9,7 @@ import { openSwitch, type Switch } from '../drivers/openflow/index.js';
 export const project = fileURLToPath(new URL('..', import.meta.url));
 export const kubeconfig = `${project}.lab/kubeconfig`;
 export const consulUrl = 'http://198.51.100.11:8500';
-const operatorNamespace = 'isthmus-system';
+export const operatorNamespace = 'isthmus-system';
 
 export interface LabHost {
   readonly site: string;

@@ -50,7 +50,7 @@ async function main(): Promise<number> {
   const bench: Bench = {
     lab,
     operator: new Operator(lab),
-    rounds: quick ? { usual: 5, migrations: 2, idleSeconds: 10 } : { usual: 20, migrations: 6, idleSeconds: 60 },
+    rounds: quick ? { usual: 5, migrations: 2, idleSeconds: 10 } : { usual: 20, migrations: 20, idleSeconds: 60 },
     signal: stop.signal,
     say: (text) => console.log(`bench: ${text}`),
   };

@@ -3,8 +3,19 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, openSync, closeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { z } from 'zod';
+import type { Resource } from '../controllers/kube/api.js';
 import { kinds } from '../crds/index.js';
-import { consulUrl, kubeconfig, project, type Lab } from './lab.js';
+import { consulUrl, kubeconfig, operatorNamespace, project, type Lab } from './lab.js';
+
+const leases: Resource = {
+  group: 'coordination.k8s.io',
+  version: 'v1',
+  plural: 'leases',
+  kind: 'Lease',
+  namespaced: true,
+};
+const held = z.object({ holderIdentity: z.string() });
 
 const healthUrl = 'http://127.0.0.1:8081/readyz';
 const startTimeoutMs = 60_000;
@@ -51,7 +62,7 @@ export class Operator {
     closeSync(log);
     this.#process = child;
     const deadline = performance.now() + startTimeoutMs;
-    while (!(await answers()) || !(await this.#sitesReady())) {
+    while (!(await answers()) || !(await this.#leads(child.pid)) || !(await this.#sitesReady())) {
       if (child.exitCode !== null) throw new Error(`the operator ended by itself; see ${logFile}`);
       if (performance.now() > deadline) throw new Error(`the operator or its Sites are not ready; see ${logFile}`);
       await sleep(100);
@@ -68,6 +79,13 @@ export class Operator {
     const impatience = setTimeout(() => child.kill('SIGKILL'), 25_000);
     await ended;
     clearTimeout(impatience);
+  }
+
+  /** One that was killed before holds the lease for a while. */
+  async #leads(pid: number | undefined): Promise<boolean> {
+    const lease = await this.lab.kube.get(leases, { namespace: operatorNamespace, name: 'isthmus' });
+    const holder = held.safeParse(lease?.spec).data?.holderIdentity;
+    return holder?.endsWith(`-${String(pid)}`) ?? false;
   }
 
   async #sitesReady(): Promise<boolean> {

@@ -8,6 +8,8 @@ export interface Row {
   /** What the paper reports for its own system on its own machines. */
   readonly paper?: number;
   readonly rounds: number;
+  /** What the medians are of, in the order in which it was measured. */
+  readonly samples?: { readonly ours: readonly number[]; readonly floor: readonly number[] };
   readonly target?: { readonly text: string; readonly met: boolean };
 }
 
@@ -27,12 +29,6 @@ export function atMost(ours: number, times: number, floor: number, limitMs = Inf
 
 export function limit(value: number, most: number, unit: string): Required<Row>['target'] {
   return { text: `≤ ${most} ${unit}`, met: value <= most };
-}
-
-export async function elapsed(work: () => Promise<unknown>): Promise<number> {
-  const from = performance.now();
-  await work();
-  return performance.now() - from;
 }
 
 const columns = ['', 'ours', 'floor', 'ratio', 'paper', 'rounds', 'target', ''] as const;
@@ -68,9 +64,7 @@ function figure(value: number | undefined, unit = 'ms'): string {
 }
 
 /** As .lab/bench.json has it: oursMs, floorMs, paperMs; or ours, floor, paper with a unit. */
-export function toJson({ name, unit, ours, floor, paper, rounds, target }: Row): object {
-  const ratio = floor === undefined ? undefined : ours / floor;
-  return unit === undefined
-    ? { name, oursMs: ours, floorMs: floor, ratio, paperMs: paper, rounds, target }
-    : { name, unit, ours, floor, ratio, paper, rounds, target };
+export function toJson({ name, unit, ours, floor, paper, ...rest }: Row): object {
+  const figures = unit === undefined ? { oursMs: ours, floorMs: floor, paperMs: paper } : { unit, ours, floor, paper };
+  return { name, ...figures, ratio: floor === undefined ? undefined : ours / floor, ...rest };
 }

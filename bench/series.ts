@@ -1,4 +1,4 @@
-import { median } from './row.js';
+import { median, type Row } from './row.js';
 
 /** Times of several things, gathered by name over rounds. */
 export class Series<N extends string> {
@@ -16,8 +16,14 @@ export class Series<N extends string> {
     return result;
   }
 
-  median(name: N): number {
-    return median(this.#values.get(name) ?? []);
+  values(name: N): readonly number[] {
+    return this.#values.get(name) ?? [];
+  }
+
+  /** The medians of ours and of the floor, with what they are medians of, for a row. */
+  against(name: N, floor: N): Required<Pick<Row, 'ours' | 'floor' | 'samples'>> {
+    const samples = { ours: this.values(name), floor: this.values(floor) };
+    return { ours: median(samples.ours), floor: median(samples.floor), samples };
   }
 
   /** Forgets what was gathered so far: the first round is for the caches of all that take part. */

@@ -51,8 +51,7 @@ async function run({ lab, operator, rounds, signal }: Bench): Promise<Row[]> {
   return [
     {
       name: `network: ${wanted} flows removed by hand → back`,
-      ours: series.median('ours'),
-      floor: series.median('floor'),
+      ...series.against('ours', 'floor'),
       paper: 370,
       rounds: rounds.usual,
     },
