@@ -8,7 +8,7 @@ import { within } from '../common/deadline.js';
 import type { Directory } from '../common/directory.js';
 import { attempt, isInterruption, messageOf, Stalled, Transient, Waiting } from '../common/errors.js';
 import { domainUuid, metadataNamespace, networkUuid } from '../common/identity.js';
-import { tolerating } from '../common/libvirt.js';
+import { refusedWith, tolerating } from '../common/libvirt.js';
 import { interrupted, type Outcome } from '../common/outcome.js';
 import {
   keys,
@@ -310,16 +310,31 @@ async function define(
     await connection.defineDomain(definition);
     return undefined;
   }
-  const metadata = await connection.domainMetadata(uuid, metadataNamespace, constants.DOMAIN_AFFECT_CONFIG);
-  const current =
-    metadata === undefined
-      ? undefined
-      : (parseXml(metadata)('machine', '@definition') ?? parseXml(metadata)('isthmus:machine', '@definition'));
+  const current = await definitionOf(uuid, connection);
   if (current === parseXml(definition)('domain', 'metadata', 'isthmus:machine', '@definition')) return undefined;
+  if (current === 'transient') {
+    // Undefined by hand while it runs: it would be gone with its next power-off.
+    await connection.defineDomain(definition);
+    return undefined;
+  }
   if (phaseOf(seen) !== 'Stopped' && phaseOf(seen) !== 'Failed')
     return 'flavor, resources or networks changed; stop and start the machine (runStrategy) for it to take effect';
   await connection.defineDomain(definition);
   return undefined;
+}
+
+/** The definition's mark in the domain's persistent configuration; transient if it has none. */
+async function definitionOf(uuid: string, connection: Connection): Promise<string | undefined> {
+  let metadata: string | undefined;
+  try {
+    metadata = await connection.domainMetadata(uuid, metadataNamespace, constants.DOMAIN_AFFECT_CONFIG);
+  } catch (error) {
+    if (refusedWith(error, 'OPERATION_INVALID')) return 'transient';
+    throw error;
+  }
+  if (metadata === undefined) return undefined;
+  const at = parseXml(metadata);
+  return at('machine', '@definition') ?? at('isthmus:machine', '@definition');
 }
 
 /** Volumes are made anew only for a machine that never ran: our copy of the record may be old, so Consul's leader and the daemon are asked. */
