@@ -1,4 +1,5 @@
 import { constants } from '../../drivers/libvirt/index.js';
+import type { Connection } from '../../drivers/libvirt/types.js';
 import { integrationBridge, metadataNamespace, metadataPrefix, networkUuid } from '../common/identity.js';
 import { tolerating } from '../common/libvirt.js';
 import { buildXml, parseXml } from '../common/xml.js';
@@ -46,17 +47,24 @@ export async function ensureNetwork(host: Host, wanted: WantedNetwork): Promise<
   const uuid = networkUuid(wanted.fuid);
   const xml = networkXml(wanted);
   const seen = networks.get(uuid);
-  const same = seen && essence(await connection.networkXml(uuid, constants.NETWORK_XML_INACTIVE)) === essence(xml);
-  if (!same) {
-    await connection.defineNetwork(xml);
-    // A running network keeps its old definition until it is restarted; machines that are plugged in stay plugged in.
-    if (seen?.active) await tolerating(['OPERATION_INVALID'], connection.destroyNetwork(uuid));
-  }
+  const same = seen !== undefined && (await isDefined(connection, uuid, xml));
   if (same && seen.active) return;
+  if (!same) await connection.defineNetwork(xml);
+  // A running network keeps its old definition until it is restarted; machines that are plugged in stay plugged in.
+  if (!same && seen?.active) await tolerating(['OPERATION_INVALID'], connection.destroyNetwork(uuid));
   await Promise.all([
     tolerating(['OPERATION_INVALID'], connection.startNetwork(uuid)),
     connection.setNetworkAutostart(uuid, true),
   ]);
+}
+
+/** Whether it is defined as wanted, for good: one that was undefined by hand while active lives on without autostart. */
+async function isDefined(connection: Connection, uuid: string, xml: string): Promise<boolean> {
+  const [current, autostart] = await Promise.all([
+    connection.networkXml(uuid, constants.NETWORK_XML_INACTIVE),
+    tolerating(['OPERATION_INVALID'], connection.networkAutostart(uuid)),
+  ]);
+  return autostart === true && essence(current) === essence(xml);
 }
 
 /** Removes the network from one host, whatever state it is in. */
