@@ -25,7 +25,17 @@ export {
 export { Operator, type OperatorOptions } from './lab/operator.js';
 export { Pings, type PingResult } from './lab/pings.js';
 export { eventually, guest, inSite, project, report, run, sites, type SiteName } from './lab/run.js';
-export { edgeTargets, framesSentTo, traces, whereabouts, world, type World } from './lab/world.js';
+export {
+  broadcastsOf,
+  captured,
+  captureStarted,
+  edgeTargets,
+  framesSentTo,
+  traces,
+  whereabouts,
+  world,
+  type World,
+} from './lab/world.js';
 
 import { kinds } from '../../crds/index.js';
 import { applySites, deleteAll, waitReady } from './lab/kube.js';

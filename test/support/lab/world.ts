@@ -1,3 +1,4 @@
+import { networkCookie } from '../../../reconcilers/common/identity.js';
 import { consulDump, consulIndex } from './consul.js';
 import { list, ourKinds, title } from './kube.js';
 import { inSite, sites, type SiteName } from './run.js';
@@ -114,6 +115,31 @@ export async function framesSentTo(site: SiteName, mac: string): Promise<number>
     ovs-ofctl -O OpenFlow13 dump-ports isth-int "$name"`;
   const [, count] = /tx pkts=(\d+)/.exec(await inSite(site, 'bash', '-c', script)) ?? [];
   if (count === undefined) throw new Error(`site ${site} has no port of ${mac}`);
+  return Number(count);
+}
+
+/** Longer than a probe of two packets and the way into the guest take. */
+const captureSeconds = 8;
+
+/** Frames that a machine's port carries in the next seconds, of those that the filter (pcap-filter(7)) lets through. */
+export async function captured(site: SiteName, mac: string, filter: string): Promise<number> {
+  if (!macPattern.test(mac)) throw new Error(`not a MAC: ${mac}`);
+  const script = `name=$(ovs-vsctl --bare --columns=name find interface 'external_ids:attached-mac="${mac}"')
+    timeout ${String(captureSeconds)} tcpdump -n -e -l -i "$name" '${filter}' 2>/dev/null | grep -c '>' || true`;
+  return Number(await inSite(site, 'bash', '-c', script));
+}
+
+/** A capture begins to see frames a moment after it was asked for. */
+export async function captureStarted(): Promise<void> {
+  await new Promise((resolve) => setTimeout(resolve, 1_500));
+}
+
+/** Frames to all of a network that a site's integration bridge has let through. */
+export async function broadcastsOf(site: SiteName, vni: number): Promise<number> {
+  const match = `cookie=0x${networkCookie(vni).toString(16)}/-1,table=2`;
+  const flows = await inSite(site, 'ovs-ofctl', '-O', 'OpenFlow13', 'dump-flows', 'isth-int', match);
+  const [, count] = /n_packets=(\d+).*priority=90,/.exec(flows) ?? [];
+  if (count === undefined) throw new Error(`site ${site} has no flood flow of VNI ${String(vni)}: ${flows}`);
   return Number(count);
 }
 
