@@ -35,8 +35,10 @@ export class Move {
     const target = linkOf(request.target);
     this.#subscription.add(
       target.lifecycle.subscribe((event) => {
-        if (event.uuid === uuid && event.event === 'resumed') request.onTargetRuns();
-        if (event.uuid === uuid) request.onChange();
+        if (event.uuid !== uuid) return;
+        // Questions to the daemons while they switch over would only lengthen it, so just these two are followed up.
+        if (event.event === 'resumed') request.onTargetRuns();
+        if (event.event === 'resumed' || event.event === 'stopped') request.onChange();
       }),
     );
     this.#subscription.add(

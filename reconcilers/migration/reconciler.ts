@@ -44,7 +44,7 @@ export interface MigrationDependencies {
 type Status = Omit<VMMigrationStatus, 'conditions' | 'observedGeneration'>;
 
 /** How often the figures of a running copy are read. */
-const pollMs = 500;
+const pollMs = 1_000;
 /** A copy that names no deadline gets a base, and the time that its memory takes at this rate. */
 const baseDeadlineMs = 300_000;
 /** A target's switch that does not answer in this time is not ready for a machine. */
