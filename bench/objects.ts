@@ -9,7 +9,7 @@ export const networkName = 'n';
 export const networkSpec = { cidr: '172.30.0.0/16' };
 export const tiny = { vcpus: 1, memory: '128Mi', disk: '1Gi' } as const;
 
-export function machineSpec(site: string, more: { storage?: 'Shared'; runStrategy?: 'Stopped' } = {}): object {
+export function machineSpec(site: string, more: { storage?: 'Shared'; runStrategy?: 'Paused' } = {}): object {
   return {
     type: 'VirtualMachine',
     image: { name: 'tiny' },
