@@ -1,5 +1,6 @@
 import type { IncomingMessage } from 'node:http';
 import https from 'node:https';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 import { KubeConfig } from '@kubernetes/client-node';
 
@@ -217,9 +218,7 @@ class Client implements KubeConnection {
     request.signal?.addEventListener('abort', forward, { once: true });
     if (request.signal?.aborted) forward();
     try {
-      const answer = await this.#open({ ...request, signal: deadline.signal });
-      const text = await textOf(answer);
-      const status = answer.statusCode ?? 0;
+      const { status, text } = await this.#exchange({ ...request, signal: deadline.signal });
       if (status >= 200 && status < 300) return parseJson(text, request.title);
       // The next call reads the credentials anew.
       if (status === 401) this.#credentials = undefined;
@@ -229,6 +228,18 @@ class Client implements KubeConnection {
     } finally {
       clearTimeout(timer);
       request.signal?.removeEventListener('abort', forward);
+    }
+  }
+
+  /** One question and its answer. A server that is too busy, or not ready yet, has done nothing and says when to come again. */
+  async #exchange(request: Request & { signal: AbortSignal }): Promise<{ status: number; text: string }> {
+    for (;;) {
+      const answer = await this.#open(request);
+      const text = await textOf(answer);
+      const status = answer.statusCode ?? 0;
+      const seconds = Number(answer.headers['retry-after']);
+      if (status !== 429 || !(seconds >= 0)) return { status, text };
+      await sleep(seconds * 1_000, undefined, { signal: request.signal });
     }
   }
 
