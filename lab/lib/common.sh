@@ -9,12 +9,14 @@ tools="$cache/tools"
 run="$state/run"
 log="$state/log"
 
-# One row a host; a site may have several. services: what runs there beside libvirt and Open vSwitch.
+# One row a host; a site may have several. services: what runs there beside libvirt and Open vSwitch. lisbon-b is a spare:
+# it runs, but no Site names it until somebody applies lab/spare-host.yaml.
 #        id        site      host  underlay address  services
 hosts=(
   "valencia  valencia  a     198.51.100.11     consul,nfs"
   "saopaulo  saopaulo  a     198.51.100.12     consul"
   "lisbon    lisbon    a     198.51.100.13     consul"
+  "lisbon-b  lisbon    b     198.51.100.14     -"
 )
 subnet=198.51.100.0/24
 gateway=198.51.100.1

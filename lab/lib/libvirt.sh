@@ -57,11 +57,18 @@ libvirt_start() { # ID
   cp -a "$cache/libvirt/." "$state/$1/var/cache/libvirt/"
   rm -f "$state/$1/run/libvirtd.pid"
   launch "$1-libvirtd" --site "$1" libvirtd --listen
-  # What QEMU can do takes seconds to find out. It is the same for all hosts and from lab to lab (libvirt checks).
-  [ -d "$cache/libvirt/qemu" ] || libvirt_ready "$1"
+}
+
+# What QEMU can do takes seconds to find out. It is the same for all hosts and from lab to lab (libvirt checks), so the
+# first host of the first lab finds out for all.
+libvirt_learn() {
+  [ ! -d "$cache/libvirt/qemu" ] || return 0
+  ovs_ready "${ids[0]}"
+  libvirt_start "${ids[0]}"
+  libvirt_ready "${ids[0]}"
 }
 
 libvirt_ready() { # ID
   wait_for_daemon 40 "$1-libvirtd" in_site "$1" virsh -c qemu:///system -q version
-  cp -a "$state/$1/var/cache/libvirt/." "$cache/libvirt/"
+  flock "$cache/libvirt" cp -a "$state/$1/var/cache/libvirt/." "$cache/libvirt/"
 }
