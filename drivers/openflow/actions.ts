@@ -9,10 +9,10 @@ import type { Action, Instructions, SetField } from './types.js';
 /** enum ofp_action_type, OpenFlow 1.3.5 §7.2.5. */
 const OFPAT = { output: 0, pushVlan: 17, popVlan: 18, setField: 25, experimenter: 0xffff } as const;
 /** Open vSwitch's own actions, ovs-actions(7); the numbers are nx_action_subtype's. */
-const NICIRA = 0x2320;
-const NXAST = { loadRegister: 7, resubmitTable: 14, outputRegister: 15, ct: 35 } as const;
+export const NICIRA = 0x2320;
+const NXAST = { loadRegister: 7, resubmitTable: 14, outputRegister: 15, ct: 35, ctClear: 43 } as const;
 
-const OFPIT = { goto: 1, writeMetadata: 2, apply: 4 } as const;
+const OFPIT = { goto: 1, writeMetadata: 2, apply: 4, meter: 6 } as const;
 
 /** enum ofp_port_no: ports that stand for something. */
 export const PORT = {
@@ -34,7 +34,12 @@ const NO_TABLE = 0xff;
 const CT_COMMIT = 1;
 
 /** struct ofp_instruction, one after the other, in the order in which they take effect. §7.2.4 */
-export function writeInstructions(w: Writer, { apply, writeMetadata, goto, other }: Instructions): void {
+export function writeInstructions(w: Writer, { meter, apply, writeMetadata, goto, other }: Instructions): void {
+  if (meter !== undefined) {
+    w.u16(OFPIT.meter);
+    w.u16(8);
+    w.u32(meter);
+  }
   if (apply !== undefined && apply.length > 0) {
     const start = w.length;
     w.u16(OFPIT.apply);
@@ -114,6 +119,10 @@ function writeAction(w: Writer, action: Action): void {
       nicira(w, NXAST.ct, () => writeCt(w, action));
       return;
     }
+    case 'ctClear': {
+      nicira(w, NXAST.ctClear, () => undefined);
+      return;
+    }
     case 'other': {
       w.bytes(Buffer.from(action.hex, 'hex'));
       return;
@@ -191,8 +200,9 @@ export function readInstructions(r: Reader): Instructions {
   let other = '';
   while (r.left > 0) {
     const { type, whole, body } = readFrame(r);
-    body.skip(type === OFPIT.goto ? 0 : 4);
-    if (type === OFPIT.apply) read.apply = [...(read.apply ?? []), ...readActions(body)];
+    body.skip(type === OFPIT.goto || type === OFPIT.meter ? 0 : 4);
+    if (type === OFPIT.meter) read.meter = body.u32();
+    else if (type === OFPIT.apply) read.apply = [...(read.apply ?? []), ...readActions(body)];
     else if (type === OFPIT.writeMetadata) read.writeMetadata = { value: body.u64(), mask: body.u64() };
     else if (type === OFPIT.goto) read.goto = body.u8();
     else other += whole.toString('hex');
@@ -304,6 +314,8 @@ function readNicira(subtype: number, body: Reader): Action | undefined {
       const table = body.u8();
       return port === IN_PORT_16 ? { type: 'resubmit', table } : undefined;
     }
+    case NXAST.ctClear:
+      return { type: 'ctClear' };
     case NXAST.ct:
       return readCt(body);
     default:

@@ -8,6 +8,9 @@ import type {
   Flow,
   FlowChange,
   FlowFilter,
+  Meter,
+  MeterId,
+  MeterRate,
   OpenFlowOptions,
   PortDescription,
   Switch,
@@ -73,6 +76,22 @@ class OpenFlowSwitch implements Switch {
     return this.#link.session().barrier();
   }
 
+  async setMeter(id: MeterId, rate: MeterRate): Promise<void> {
+    return this.#link.session().setMeter(id, rate);
+  }
+
+  async removeMeter(id: MeterId): Promise<void> {
+    return this.#link.session().removeMeter(id);
+  }
+
+  async meters(): Promise<Meter[]> {
+    return this.#link.session().meters();
+  }
+
+  async flushConnections(zone: number): Promise<void> {
+    return this.#link.session().flushConnections(zone);
+  }
+
   async packetOut(inPort: number | 'controller', actions: readonly Action[], data: Uint8Array): Promise<void> {
     return this.#link.session().packetOut(inPort === 'controller' ? PORT.controller : inPort, actions, data);
   }
@@ -93,8 +112,17 @@ class OpenFlowSwitch implements Switch {
       if (event.byDelete) this.#flowRemoved.next({ table, priority: event.priority, cookie, match });
       return;
     }
-    const { inPort = 0, metadata = 0n } = match;
-    const value = typeof metadata === 'bigint' ? metadata : metadata.value;
-    this.#packetIn.next({ inPort, cookie, table, data: event.data, metadata: value });
+    const { inPort = 0, metadata = 0n, tunnelId = 0n, tunnelSource } = match;
+    this.#packetIn.next({
+      inPort,
+      cookie,
+      table,
+      data: event.data,
+      metadata: valueOf(metadata),
+      tunnelId: valueOf(tunnelId),
+      ...(tunnelSource === undefined ? {} : { tunnelSource }),
+    });
   }
 }
+
+const valueOf = (field: bigint | { readonly value: bigint }) => (typeof field === 'bigint' ? field : field.value);

@@ -2,12 +2,14 @@ import { ALL_32, ALL_48, formatIpv4, formatMac, type Masked, parseIpv4, parseMac
 import type { Reader } from './bytes.js';
 import { Writer } from './bytes.js';
 import { OpenFlowValueError } from './errors.js';
-import { FIELD, readOxmHeader, registerOf, REGISTERS, writeOxmHeader } from './oxm.js';
+import { FIELD, ONF, readOxmHeader, registerOf, REGISTERS, writeOnfHeader, writeOxmHeader } from './oxm.js';
 import type { Match } from './types.js';
 
 const OFPMT_OXM = 1;
 /** OFPVID_PRESENT: the frame has a tag. */
 const VLAN_PRESENT = 0x1000;
+/** The field has 12 bits. */
+const ALL_TCP_FLAGS = 0xfff;
 const ALL_64 = 2n ** 64n - 1n;
 
 const FRAGMENT = {
@@ -35,6 +37,7 @@ function writeFields(w: Writer, m: Match): void {
   number(w, FIELD.inPort, 4, m.inPort);
   big(w, FIELD.metadata, m.metadata);
   big(w, FIELD.tunnelId, m.tunnelId);
+  ipv4(w, FIELD.tunnelSource, m.tunnelSource);
   mac(w, FIELD.ethDst, m.ethDst);
   mac(w, FIELD.ethSrc, m.ethSrc);
   number(w, FIELD.ethType, 2, m.ethType);
@@ -45,6 +48,7 @@ function writeFields(w: Writer, m: Match): void {
   fragment(w, m.ipFragment);
   number(w, FIELD.tcpSrc, 2, m.tcpSrc);
   number(w, FIELD.tcpDst, 2, m.tcpDst);
+  tcpFlags(w, m.tcpFlags);
   number(w, FIELD.udpSrc, 2, m.udpSrc);
   number(w, FIELD.udpDst, 2, m.udpDst);
   number(w, FIELD.icmpv4Type, 1, m.icmpv4Type);
@@ -126,6 +130,17 @@ function fragment(w: Writer, wanted: Match['ipFragment']): void {
   number(w, FIELD.ipFragment, 1, mask === 3 ? value : { value, mask });
 }
 
+function tcpFlags(w: Writer, wanted: Match['tcpFlags']): void {
+  if (wanted === undefined) return;
+  const { value, mask } = typeof wanted === 'number' ? { value: wanted, mask: ALL_TCP_FLAGS } : wanted;
+  if (value > ALL_TCP_FLAGS || mask > ALL_TCP_FLAGS) throw new OpenFlowValueError('TCP has 12 bits of flags');
+  if (mask === 0) return;
+  const masked = mask !== ALL_TCP_FLAGS;
+  writeOnfHeader(w, FIELD.tcpFlags, 2, masked);
+  w.u16(masked ? value & mask : value);
+  if (masked) w.u16(mask);
+}
+
 function registers(w: Writer, wanted: Match['registers']): void {
   if (wanted === undefined) return;
   for (const key of Object.keys(wanted)) checkRegister(Number(key));
@@ -172,10 +187,10 @@ function readField(match: Mutable<Match>, field: number, masked: boolean, body: 
       return put('inPort', exact(4));
     case FIELD.metadata:
       return put('metadata', readBig(body, masked));
-    case FIELD.tunnelId: {
-      const value = readBig(body, masked);
-      return put('tunnelId', typeof value === 'bigint' ? value : undefined);
-    }
+    case FIELD.tunnelId:
+      return put('tunnelId', readBig(body, masked));
+    case FIELD.tunnelSource:
+      return put('tunnelSource', readIpv4(maskable(4)));
     case FIELD.ethDst:
       return put('ethDst', readMac(body, masked));
     case FIELD.ethSrc:
@@ -196,6 +211,8 @@ function readField(match: Mutable<Match>, field: number, masked: boolean, body: 
       return put('tcpSrc', plain(maskable(2), 2));
     case FIELD.tcpDst:
       return put('tcpDst', plain(maskable(2), 2));
+    case FIELD.tcpFlags:
+      return put('tcpFlags', readTcpFlags(body, masked));
     case FIELD.udpSrc:
       return put('udpSrc', plain(maskable(2), 2));
     case FIELD.udpDst:
@@ -265,6 +282,14 @@ function readVlan(masked: Masked | undefined): Match['vlanId'] {
   if ((mask & 0x1fff) !== 0x1fff) return undefined;
   if (value === 0) return 'none';
   return value < VLAN_PRESENT || value > 0x1fff ? undefined : value & 0xfff;
+}
+
+function readTcpFlags(body: Buffer, masked: boolean): Match['tcpFlags'] {
+  if (body.length < 4 || body.readUInt32BE(0) !== ONF) return undefined;
+  const read = readMasked(body.subarray(4), 2, masked);
+  if (read === undefined) return undefined;
+  const mask = read.mask & ALL_TCP_FLAGS;
+  return mask === ALL_TCP_FLAGS ? read.value : { value: read.value, mask };
 }
 
 function readFragment(masked: Masked | undefined): Match['ipFragment'] {

@@ -1,10 +1,22 @@
-import { PORT, readInstructions, writeActions, writeInstructions } from './actions.js';
+import { NICIRA, PORT, readInstructions, writeActions, writeInstructions } from './actions.js';
 import { formatMac } from './addresses.js';
 import type { Writer } from './bytes.js';
 import { Reader } from './bytes.js';
+import { OpenFlowValueError } from './errors.js';
 import { readMatch, writeMatch } from './match.js';
+import { ONF } from './oxm.js';
 import { MalformedError } from '../wire/malformed.js';
-import type { Action, Flow, FlowChange, FlowFilter, Match, PortDescription } from './types.js';
+import type {
+  Action,
+  Flow,
+  FlowChange,
+  FlowFilter,
+  Match,
+  Meter,
+  MeterId,
+  MeterRate,
+  PortDescription,
+} from './types.js';
 
 /** OpenFlow 1.3. */
 const VERSION = 0x04;
@@ -28,9 +40,10 @@ const OFPT = {
   multipartReply: 19,
   barrierRequest: 20,
   barrierReply: 21,
+  meterMod: 29,
 } as const;
 
-const OFPMP = { flow: 1, portDescription: 13 } as const;
+const OFPMP = { flow: 1, meterConfig: 10, portDescription: 13 } as const;
 const MORE = 1;
 
 const NO_BUFFER = 0xffff_ffff;
@@ -41,8 +54,21 @@ const OFPFC = { add: 0, delete: 3, deleteStrict: 4 } as const;
 const SEND_FLOW_REMOVED = 1;
 const REMOVED_BY_DELETE = 2;
 
+/** OFPC_FRAG_NX_MATCH, Open vSwitch's: else all fragments have port 0, and a first one evades a rule on its port. */
+const MATCH_FRAGMENTS = 3;
+
+/** §7.3.4.5. */
+const OFPMC = { add: 0, modify: 1, delete: 2 } as const;
+export type MeterStep = keyof typeof OFPMC;
+const OFPM = { controller: 0xffff_fffe, all: 0xffff_ffff } as const;
+const PACKETS_AND_BURST = 0b0110;
+const OFPMBT_DROP = 1;
+const BAND_BYTES = 16;
+
+/** NXT_CT_FLUSH_ZONE */
+const NXT_FLUSH_ZONE = 29;
+
 /** The ONF's extensions to 1.3; EXT-230 is the bundle, whose layouts and numbers OpenFlow 1.4 took over. */
-const ONF = 0x4f4e_4600;
 const ONFT = { bundleControl: 2300, bundleAdd: 2301 } as const;
 const BUNDLE_FLAGS = 0b11; // atomic and ordered
 /** enum ofp_bundle_ctrl_type: requests are even, each one's reply is one more. */
@@ -72,6 +98,7 @@ export type Message = { readonly xid: number } & (
     }
   | { readonly type: 'flows'; readonly more: boolean; readonly flows: readonly Flow[] }
   | { readonly type: 'ports'; readonly more: boolean; readonly ports: readonly PortDescription[] }
+  | { readonly type: 'meters'; readonly more: boolean; readonly meters: readonly Meter[] }
   | { readonly type: 'barrierReply' }
   | { readonly type: 'bundleReply' }
   | { readonly type: 'other' }
@@ -110,10 +137,10 @@ export function writeFeaturesRequest(w: Writer, xid: number): void {
   message(w, OFPT.featuresRequest, xid, nothing);
 }
 
-/** Fragments as they come, whole packets to us. A passive listener sends nothing unasked before it has got this. */
+/** Whole packets to us, fragments matched as what they are. A passive listener sends nothing unasked before it has got this. */
 export function writeSetConfig(w: Writer, xid: number): void {
   message(w, OFPT.setConfig, xid, () => {
-    w.u16(0);
+    w.u16(MATCH_FRAGMENTS);
     w.u16(0xffff);
   });
 }
@@ -137,6 +164,37 @@ export function writeFlowsRequest(w: Writer, xid: number, { table, cookie, cooki
 
 export function writePortsRequest(w: Writer, xid: number): void {
   multipart(w, OFPMP.portDescription, xid, nothing);
+}
+
+export function writeMetersRequest(w: Writer, xid: number): void {
+  multipart(w, OFPMP.meterConfig, xid, () => {
+    w.u32(OFPM.all);
+    w.zeros(4);
+  });
+}
+
+/** One band that drops what exceeds the rate; none where a meter goes away. */
+export function writeMeterMod(w: Writer, xid: number, step: MeterStep, id: MeterId, rate?: MeterRate): void {
+  message(w, OFPT.meterMod, xid, () => {
+    w.u16(OFPMC[step]);
+    w.u16(PACKETS_AND_BURST);
+    w.u32(id === 'controller' ? OFPM.controller : id);
+    if (rate === undefined) return;
+    if (rate.packetsPerSecond < 1 || rate.burst < 1)
+      throw new OpenFlowValueError('a meter lets through at least one packet');
+    w.u16(OFPMBT_DROP);
+    w.u16(BAND_BYTES);
+    w.u32(rate.packetsPerSecond);
+    w.u32(rate.burst);
+    w.zeros(4);
+  });
+}
+
+export function writeFlushZone(w: Writer, xid: number, zone: number): void {
+  experimenter(w, NICIRA, NXT_FLUSH_ZONE, xid, () => {
+    w.zeros(6);
+    w.u16(zone);
+  });
 }
 
 function multipart(w: Writer, type: number, xid: number, body: () => void): void {
@@ -167,7 +225,7 @@ export function writePacketOut(
 }
 
 export function writeBundleControl(w: Writer, xid: number, bundle: number, step: BundleStep): void {
-  experimenter(w, ONFT.bundleControl, xid, () => {
+  experimenter(w, ONF, ONFT.bundleControl, xid, () => {
     w.u32(bundle);
     w.u16(BUNDLE[step]);
     w.u16(BUNDLE_FLAGS);
@@ -176,7 +234,7 @@ export function writeBundleControl(w: Writer, xid: number, bundle: number, step:
 
 /** The message inside carries the same xid as the one around it, as EXT-230 wants. */
 export function writeBundleAdd(w: Writer, xid: number, bundle: number, change: FlowChange): void {
-  experimenter(w, ONFT.bundleAdd, xid, () => {
+  experimenter(w, ONF, ONFT.bundleAdd, xid, () => {
     w.u32(bundle);
     w.zeros(2);
     w.u16(BUNDLE_FLAGS);
@@ -184,9 +242,9 @@ export function writeBundleAdd(w: Writer, xid: number, bundle: number, change: F
   });
 }
 
-function experimenter(w: Writer, type: number, xid: number, body: () => void): void {
+function experimenter(w: Writer, whose: number, type: number, xid: number, body: () => void): void {
   message(w, OFPT.experimenter, xid, () => {
-    w.u32(ONF);
+    w.u32(whose);
     w.u32(type);
     body();
   });
@@ -326,6 +384,7 @@ function readMultipart(xid: number, r: Reader): Message {
   r.skip(4);
   if (type === OFPMP.flow) return { xid, type: 'flows', more, flows: readAll(r, readFlow) };
   if (type === OFPMP.portDescription) return { xid, type: 'ports', more, ports: readAll(r, readPort) };
+  if (type === OFPMP.meterConfig) return { xid, type: 'meters', more, meters: readAll(r, readMeter) };
   return { xid, type: 'other' };
 }
 
@@ -362,6 +421,20 @@ function readPort(r: Reader): PortDescription {
   const name = r.bytes(16).toString('utf8').replace(/\0.*$/s, '');
   r.skip(32);
   return { port, name, mac };
+}
+
+/** struct ofp_meter_config, §7.3.5.14. */
+function readMeter(whole: Reader): Meter {
+  const r = whole.part(whole.peekU16(0));
+  r.skip(2);
+  const flags = r.u16();
+  const number = r.u32();
+  const id = number === OFPM.controller ? 'controller' : number;
+  if (flags !== PACKETS_AND_BURST || r.left !== BAND_BYTES) return { id };
+  const type = r.u16();
+  r.skip(2);
+  const rate = { packetsPerSecond: r.u32(), burst: r.u32() };
+  return type === OFPMBT_DROP ? { id, rate } : { id };
 }
 
 /** Cuts a stream of bytes into OpenFlow messages. At most one incomplete message (64 KiB) is held back. */

@@ -2,6 +2,8 @@ import type { Reader, Writer } from './bytes.js';
 
 const BASIC = 0x8000;
 const NXM_1 = 0x0001;
+/** OFPXMC_EXPERIMENTER: the value begins with 32 bits that say whose field it is. */
+const EXPERIMENTER = 0xffff;
 
 const oxm = (oxmClass: number, field: number) => oxmClass * 128 + field;
 
@@ -29,11 +31,16 @@ export const FIELD = {
   arpTha: oxm(BASIC, 25),
   tunnelId: oxm(BASIC, 38),
   register0: oxm(NXM_1, 0),
+  tunnelSource: oxm(NXM_1, 31),
   ipFragment: oxm(NXM_1, 26),
   ctState: oxm(NXM_1, 105),
   ctZone: oxm(NXM_1, 106),
   ctMark: oxm(NXM_1, 107),
+  tcpFlags: oxm(EXPERIMENTER, 42),
 } as const;
+
+/** The Open Networking Foundation's experimenter id. */
+export const ONF = 0x4f4e_4600;
 
 export const REGISTERS = 8;
 
@@ -51,9 +58,19 @@ export interface OxmHeader {
 }
 
 export function writeOxmHeader(w: Writer, field: number, valueBytes: number, masked: boolean): void {
+  writeHeader(w, { field, masked, length: masked ? 2 * valueBytes : valueBytes });
+}
+
+/** The header of a field of the ONF's, and whose it is. */
+export function writeOnfHeader(w: Writer, field: number, valueBytes: number, masked: boolean): void {
+  writeHeader(w, { field, masked, length: 4 + (masked ? 2 * valueBytes : valueBytes) });
+  w.u32(ONF);
+}
+
+function writeHeader(w: Writer, { field, masked, length }: OxmHeader): void {
   w.u16(field >>> 7);
   w.u8(((field & 0x7f) << 1) | (masked ? 1 : 0));
-  w.u8(masked ? 2 * valueBytes : valueBytes);
+  w.u8(length);
 }
 
 export function readOxmHeader(r: Reader): OxmHeader {

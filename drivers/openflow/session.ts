@@ -8,6 +8,7 @@ import {
   type BundleStep,
   Framer,
   type Message,
+  type MeterStep,
   readMessage,
   writeBarrierRequest,
   writeBundleAdd,
@@ -16,12 +17,15 @@ import {
   writeEchoRequest,
   writeFeaturesRequest,
   writeFlowsRequest,
+  writeFlushZone,
   writeHello,
+  writeMeterMod,
+  writeMetersRequest,
   writePacketOut,
   writePortsRequest,
   writeSetConfig,
 } from './messages.js';
-import type { Action, Flow, FlowChange, FlowFilter, PortDescription } from './types.js';
+import type { Action, Flow, FlowChange, FlowFilter, Meter, MeterId, MeterRate, PortDescription } from './types.js';
 
 /** What a switch tells unasked. */
 export type Event = Extract<Message, { type: 'packetIn' | 'flowRemoved' }>;
@@ -110,15 +114,35 @@ export class OpenFlowSession implements Session {
     return this.#call('a barrier', writeBarrierRequest, (reply) => acknowledged(reply, 'barrierReply'));
   }
 
-  async packetOut(inPort: number, actions: readonly Action[], data: Uint8Array): Promise<void> {
-    const batch = this.#startBatch(1);
+  packetOut(inPort: number, actions: readonly Action[], data: Uint8Array): Promise<void> {
+    return this.#command('a packet-out', (w, xid) => writePacketOut(w, xid, inPort, actions, data));
+  }
+
+  async meters(): Promise<Meter[]> {
+    const meters: Meter[] = [];
+    return this.#call('a meter request', writeMetersRequest, (reply) => {
+      if (reply.type !== 'meters') throw unexpected(reply);
+      for (const meter of reply.meters) meters.push(meter);
+      return reply.more ? undefined : { result: meters };
+    });
+  }
+
+  async setMeter(id: MeterId, rate: MeterRate): Promise<void> {
+    const step = (step: MeterStep) => this.#command('a meter', (w, xid) => writeMeterMod(w, xid, step, id, rate));
     try {
-      this.#send((w) => writePacketOut(w, batch.firstXid, inPort, actions, data));
-      await this.barrier();
-      if (batch.refused !== undefined) throw this.#refusal('a packet-out', batch.refused);
-    } finally {
-      this.#batches.delete(batch);
+      await step('add');
+    } catch (error) {
+      if (!(error instanceof OpenFlowError && error.errorName === 'OFPMMFC_METER_EXISTS')) throw error;
+      await step('modify');
     }
+  }
+
+  removeMeter(id: MeterId): Promise<void> {
+    return this.#command('the removal of a meter', (w, xid) => writeMeterMod(w, xid, 'delete', id));
+  }
+
+  flushConnections(zone: number): Promise<void> {
+    return this.#command('the flush of a zone', (w, xid) => writeFlushZone(w, xid, zone));
   }
 
   /**
@@ -175,8 +199,8 @@ export class OpenFlowSession implements Session {
       if (reply.type === 'featuresReply') return { result: reply.datapathId };
       throw unexpected(reply);
     });
-    this.#send((w) => writeSetConfig(w, this.#takeXids(1)));
-    [this.#datapathId] = await Promise.all([features, this.barrier()]);
+    const configured = this.#command('its configuration', writeSetConfig);
+    [this.#datapathId] = await Promise.all([features, configured]);
     this.wire.up();
   }
 
@@ -201,6 +225,7 @@ export class OpenFlowSession implements Session {
       case 'featuresReply':
       case 'flows':
       case 'ports':
+      case 'meters':
       case 'barrierReply':
       case 'bundleReply':
       case 'other':
@@ -229,6 +254,18 @@ export class OpenFlowSession implements Session {
     const reply = this.#waiters.wait(xid, this.options.callTimeoutMs, this.#timedOut(what), take);
     this.wire.send(w.done());
     return reply;
+  }
+
+  /** A request that is answered only if it is refused: when the barrier after it is answered, it is done. */
+  async #command(what: string, write: (w: Writer, xid: number) => void): Promise<void> {
+    const batch = this.#startBatch(1);
+    try {
+      this.#send((w) => write(w, batch.firstXid));
+      await this.barrier();
+      if (batch.refused !== undefined) throw this.#refusal(what, batch.refused);
+    } finally {
+      this.#batches.delete(batch);
+    }
   }
 
   #send(write: (w: Writer) => void): void {

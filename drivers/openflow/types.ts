@@ -5,7 +5,10 @@ export interface Match {
   readonly inPort?: number;
   /** OXM metadata, with an optional mask. */
   readonly metadata?: bigint | { readonly value: bigint; readonly mask: bigint };
-  readonly tunnelId?: bigint;
+  /** The VNI of the tunnel that a frame came by, with an optional mask. */
+  readonly tunnelId?: bigint | { readonly value: bigint; readonly mask: bigint };
+  /** NXM_NX_TUN_IPV4_SRC: the outer sender of a frame that came by a tunnel; 0.0.0.0 = it came by none. */
+  readonly tunnelSource?: string;
   readonly ethDst?: string;
   readonly ethSrc?: string;
   readonly ethType?: number;
@@ -14,10 +17,15 @@ export interface Match {
   readonly ipProtocol?: number;
   readonly ipv4Src?: string;
   readonly ipv4Dst?: string;
-  /** NXM_NX_IP_FRAG: 'no' = not a fragment, 'any' = any fragment, 'later' = not the first. */
+  /**
+   * NXM_NX_IP_FRAG: 'no' = not a fragment, 'any' = any fragment, 'later' = not the first. A first fragment is matched by
+   * its ports like a whole packet; a later one has none and is matched as if they were 0.
+   */
   readonly ipFragment?: 'no' | 'any' | 'first' | 'later';
   readonly tcpSrc?: number | { readonly value: number; readonly mask: number };
   readonly tcpDst?: number | { readonly value: number; readonly mask: number };
+  /** TCP's flags (RFC 9293 §3.1: FIN 1, SYN 2, RST 4, PSH 8, ACK 16, …; 12 bits), ONF extension 109. A number = exactly these. */
+  readonly tcpFlags?: number | { readonly value: number; readonly mask: number };
   readonly udpSrc?: number | { readonly value: number; readonly mask: number };
   readonly udpDst?: number | { readonly value: number; readonly mask: number };
   readonly icmpv4Type?: number;
@@ -60,6 +68,8 @@ export type Action =
       readonly table?: number;
       readonly mark?: number;
     }
+  /** NXAST_CT_CLEAR: the packet is untracked again. */
+  | { readonly type: 'ctClear' }
   /** Of a flow that was read: an action that this type does not know, whole, in hexadecimal. */
   | { readonly type: 'other'; readonly hex: string };
 
@@ -73,8 +83,10 @@ export type SetField =
   | { readonly tcpDst: number }
   | { readonly udpDst: number };
 
-/** What a flow does: actions applied at once, then metadata written, then the next table. Nothing of it = drop. */
+/** What a flow does: metering, actions applied at once, then metadata written, then the next table. Nothing of it = drop. */
 export interface Instructions {
+  /** The meter that drops what comes too fast, before anything else happens to it. It must exist. */
+  readonly meter?: number;
   readonly apply?: readonly Action[];
   readonly writeMetadata?: { readonly value: bigint; readonly mask: bigint };
   readonly goto?: number;
@@ -113,6 +125,23 @@ export interface PortDescription {
   readonly mac: string;
 }
 
+/** A rate that packets may have: what exceeds it is dropped. */
+export interface MeterRate {
+  /** At least 1. */
+  readonly packetsPerSecond: number;
+  /** How many packets may come at once after a pause. At least 1. */
+  readonly burst: number;
+}
+
+/** A meter that flows name (1 to 0xffff0000), or the one that all packets to controllers go through (OFPM_CONTROLLER). */
+export type MeterId = number | 'controller';
+
+export interface Meter {
+  readonly id: MeterId;
+  /** Undefined if the meter is of another kind than those that this client makes: such a one equals none that is wanted. */
+  readonly rate?: MeterRate;
+}
+
 export interface OpenFlowTls {
   readonly ca: string;
   readonly cert: string;
@@ -132,7 +161,8 @@ export type SwitchState =
 
 /**
  * An OpenFlow 1.3 controller's connection to one bridge's passive listener; reconnects by itself (back-off with jitter,
- * 0.2 to 5 s) and sends SET_CONFIG so that asynchronous messages arrive. Calls fail with OpenFlowError (type, code, the
+ * 0.2 to 5 s) and sends SET_CONFIG, so that asynchronous messages arrive and first fragments match by their ports (Open
+ * vSwitch's OFPC_FRAG_NX_MATCH). Calls fail with OpenFlowError (type, code, the
  * index of the bundle's message), OpenFlowTimeoutError or OpenFlowConnectionError; nothing is retried.
  */
 export interface Switch extends AsyncDisposable {
@@ -146,12 +176,17 @@ export interface Switch extends AsyncDisposable {
     readonly cookie: bigint;
     readonly match: Match;
   }>;
+  /** A packet that a flow sent to the controller, whole unless the action said otherwise. */
   readonly packetIn: Observable<{
     readonly inPort: number;
     readonly cookie: bigint;
     readonly table: number;
     readonly data: Buffer;
     readonly metadata: bigint;
+    /** Of the tunnel that it came by; 0n = none. */
+    readonly tunnelId: bigint;
+    /** Who sent it through the tunnel. */
+    readonly tunnelSource?: string;
   }>;
   ready(timeoutMs?: number): Promise<void>;
   dumpFlows(filter?: FlowFilter): Promise<Flow[]>;
@@ -159,6 +194,13 @@ export interface Switch extends AsyncDisposable {
   /** All changes or none (ONF bundle extension 230, ordered and atomic), then a barrier: resolved = in force. */
   bundle(changes: readonly FlowChange[]): Promise<void>;
   barrier(): Promise<void>;
+  /** Makes a meter, or gives it another rate; the flows that name it stay. Meters are no part of a bundle. */
+  setMeter(id: MeterId, rate: MeterRate): Promise<void>;
+  /** Removes a meter, and with it all flows that name it. It succeeds if there is none. */
+  removeMeter(id: MeterId): Promise<void>;
+  meters(): Promise<Meter[]>;
+  /** NXT_CT_FLUSH_ZONE: the datapath forgets all connections of a conntrack zone, whichever of its bridges tracked them. */
+  flushConnections(zone: number): Promise<void>;
   packetOut(inPort: number | 'controller', actions: readonly Action[], data: Uint8Array): Promise<void>;
   close(): Promise<void>;
 }

@@ -26,8 +26,24 @@ const TCP = { ...IPV4, ipProtocol: 6 };
 const UDP = { ...IPV4, ipProtocol: 17 };
 const ICMP = { ...IPV4, ipProtocol: 1 };
 const ARP = { ethType: 0x0806 };
+const FROM_DHCP_SERVER = { ...UDP, udpSrc: 67 };
 /** OFPP_TABLE: the packet goes through the tables as if it had come in by its port. */
 const TABLE = 0xffff_fff9;
+
+/** A UDP packet from 10.0.0.1 to 10.0.0.2; `fragment` as in the IP header: 0x2000 = more to come, else an offset. */
+function udp(source: number, destination: number, fragment = 0): Buffer {
+  const ethernet = Buffer.from('0200000000020200000000010800', 'hex');
+  const ip = Buffer.from('4500002c004d0000401100000a0000010a000002', 'hex');
+  ip.writeUInt16BE(fragment, 6);
+  let sum = 0;
+  for (let at = 0; at < ip.length; at += 2) sum += ip.readUInt16BE(at);
+  ip.writeUInt16BE(~((sum & 0xffff) + (sum >>> 16)) & 0xffff, 10);
+  const payload = Buffer.alloc(24);
+  payload.writeUInt16BE(source, 0);
+  payload.writeUInt16BE(destination, 2);
+  payload.writeUInt16BE(payload.length, 4);
+  return Buffer.concat([ethernet, ip, payload]);
+}
 
 const switches: Switch[] = [];
 
@@ -86,6 +102,19 @@ describe('a client of ovs-vswitchd', () => {
     },
     { reason: 'an empty mask matches all', match: { metadata: { value: 5n, mask: 0n } }, readAs: {} },
     { reason: 'the VNI of a tunnel', match: { tunnelId: 70120n }, text: 'tun_id=0x111e8' },
+    {
+      reason: 'some bits of a VNI',
+      match: { tunnelId: { value: 0xff10n, mask: 0xf0n } },
+      readAs: { tunnelId: { value: 0x10n, mask: 0xf0n } },
+      text: 'tun_id=0x10/0xf0',
+    },
+    { reason: 'the far end of a tunnel', match: { tunnelSource: '198.51.100.11' }, text: 'tun_src=198.51.100.11' },
+    {
+      reason: 'far ends in a subnet',
+      match: { tunnelSource: '198.51.100.0/255.255.255.0' },
+      text: 'tun_src=198.51.100.0/24',
+    },
+    { reason: 'a frame of no tunnel', match: { tunnelSource: '0.0.0.0' }, text: 'tun_src=0.0.0.0' },
     { reason: 'a receiver', match: { ethDst: '52:54:00:ab:cd:ef' }, text: 'dl_dst=52:54:00:ab:cd:ef' },
     {
       reason: 'broadcast and multicast by one bit',
@@ -122,6 +151,19 @@ describe('a client of ovs-vswitchd', () => {
     { reason: 'TCP sources as a range', match: { ...TCP, tcpSrc: { value: 0x400, mask: 0xfc00 } } },
     { reason: 'a TCP destination', match: { ...TCP, tcpDst: 65535 }, text: 'tp_dst=65535' },
     { reason: 'TCP destinations as a range', match: { ...TCP, tcpDst: { value: 0x1f90, mask: 0xfff0 } } },
+    { reason: 'just SYN', match: { ...TCP, tcpFlags: 2 }, text: 'tcp_flags=syn' },
+    { reason: 'no flag at all', match: { ...TCP, tcpFlags: 0 }, text: 'tcp_flags=0' },
+    {
+      reason: 'a connection that begins: SYN without ACK',
+      match: { ...TCP, tcpFlags: { value: 0x02, mask: 0x12 } },
+      text: 'tcp_flags=+syn-ack',
+    },
+    {
+      reason: 'all twelve flags: no mask',
+      match: { ...TCP, tcpFlags: { value: 0x10, mask: 0xfff } },
+      readAs: { ...TCP, tcpFlags: 0x10 },
+      text: 'tcp_flags=ack',
+    },
     { reason: 'a UDP source', match: { ...UDP, udpSrc: 68 }, text: 'tp_src=68' },
     { reason: 'UDP sources as a range', match: { ...UDP, udpSrc: { value: 0, mask: 0xfc00 } } },
     { reason: 'a UDP destination', match: { ...UDP, udpDst: 67 }, text: 'tp_dst=67' },
@@ -151,6 +193,7 @@ describe('a client of ovs-vswitchd', () => {
       text: 'ct_state=+new-inv+trk',
     },
     { reason: 'a zone', match: { ...IPV4, ctZone: 65535 }, text: 'ct_zone=65535' },
+    { reason: 'the zone of who is not tracked', match: { ...IPV4, ctZone: 0 }, text: 'ct_zone=0' },
     { reason: 'a mark', match: { ...IPV4, ctMark: 0xffff_fffe }, text: 'ct_mark=0xfffffffe' },
     { reason: 'bits of a mark', match: { ...IPV4, ctMark: { value: 1, mask: 1 } }, text: 'ct_mark=0x1/0x1' },
     {
@@ -294,6 +337,17 @@ describe('a client of ovs-vswitchd', () => {
       match: IPV4,
     },
     {
+      reason: 'a connection committed with a mark, then on',
+      instructions: { apply: [{ type: 'ct', commit: true, zone: 65535, table: 9, mark: 0 }] },
+      match: IPV4,
+      text: 'ct(commit,table=9,zone=65535,exec(set_field:0->ct_mark))',
+    },
+    {
+      reason: 'the state of a connection forgotten',
+      instructions: { apply: [{ type: 'ctClear' }, output(2)] },
+      text: 'ct_clear,output:2',
+    },
+    {
       reason: 'metadata',
       instructions: { writeMetadata: { value: 5n, mask: 0xffn } },
       text: 'write_metadata:0x5/0xff',
@@ -327,7 +381,7 @@ describe('a client of ovs-vswitchd', () => {
 
   const foreign: { reason: string; text: string }[] = [
     { reason: 'a field that Match lacks', text: 'ipv6,ipv6_dst=fd00::1,actions=drop' },
-    { reason: 'a mask that Match lacks', text: 'tun_id=0x10/0xff,actions=drop' },
+    { reason: 'a mask that Match lacks', text: 'vlan_tci=0x1005/0x100f,actions=drop' },
     { reason: 'a VLAN priority', text: 'dl_vlan_pcp=3,actions=drop' },
     {
       reason: 'an action that Action lacks',
@@ -508,10 +562,137 @@ describe('a client of ovs-vswitchd', () => {
     const data = Buffer.concat([Buffer.from('ffffffffffff02000000000188b5', 'hex'), Buffer.alloc(1000, 'x')]);
     const packet = firstValueFrom(client.packetIn);
     await client.packetOut(1, [{ type: 'output', port: TABLE }], data);
-    expect(await packet).toEqual({ inPort: 1, cookie: 0xc0n, table: 1, data, metadata: 0x123n });
+    expect(await packet).toEqual({ inPort: 1, cookie: 0xc0n, table: 1, data, metadata: 0x123n, tunnelId: 0n });
     const refusal: unknown = await client.packetOut(1, [output(0xffff_ff01)], data).catch((error: unknown) => error);
     expect(refusal).toMatchObject({ errorName: 'OFPBAC_BAD_OUT_PORT' });
   });
+
+  const packets = [
+    { reason: 'sent by us', send: (client: Switch, data: Buffer) => client.packetOut(1, [output(TABLE)], data) },
+    { reason: 'from a port', send: (_: Switch, data: Buffer) => ovs.appctl('netdev-dummy/receive', 'p1', data.toString('hex')) },
+  ]; // prettier-ignore
+  it.each(packets)('hands over a jumbo frame whole, $reason', async ({ send }) => {
+    const client = await connect(endpoint);
+    await client.bundle([add(flow({ inPort: 1 }, { apply: [output('controller')] }))]);
+    const data = Buffer.concat([Buffer.from('ffffffffffff02000000000188b5', 'hex'), Buffer.alloc(8986, 'x')]);
+    const packet = firstValueFrom(client.packetIn);
+    await send(client, data);
+    expect(await packet).toMatchObject({ inPort: 1, cookie: COOKIE, table: 0, data });
+  });
+
+  it('tells by which tunnel a packet came', async () => {
+    const client = await connect(endpoint);
+    await client.bundle([add(flow({ tunnelId: 70120n }, { apply: [output('controller')] }, { table: 1 }))]);
+    const tunnel = 'actions=set_field:198.51.100.11->tun_src,set_field:70120->tun_id,resubmit(,1)';
+    await ovs.ofctl('add-flow', endpoint, `table=0,${tunnel}`);
+    const packet = firstValueFrom(client.packetIn);
+    await client.packetOut(2, [output(TABLE)], udp(1, 2));
+    expect(await packet).toMatchObject({ inPort: 2, table: 1, tunnelId: 70120n, tunnelSource: '198.51.100.11' });
+  });
+
+  const fragments = [
+    { reason: 'a whole packet from the port', packet: udp(67, 68), passes: false },
+    { reason: 'a first fragment from the port', packet: udp(67, 68, 0x2000), passes: false },
+    { reason: 'a first fragment from another port', packet: udp(69, 68, 0x2000), passes: true },
+    { reason: 'a later fragment, which shows no ports', packet: udp(67, 68, 0x2001), passes: true },
+  ];
+  it.each(fragments)('does not let fragments evade a rule on a port: $reason', async ({ packet, passes }) => {
+    const client = await connect(endpoint);
+    const rest: Instructions = { apply: [output('controller')] };
+    await client.bundle([add(flow(FROM_DHCP_SERVER, {}, { priority: 200 })), add(flow({}, rest))]);
+    const seen: Buffer[] = [];
+    client.packetIn.subscribe(({ data }) => seen.push(data));
+    await client.packetOut(1, [output(TABLE)], packet);
+    // A packet-in comes when the packet is through the datapath, which the barrier does not wait for: an end mark does.
+    const last = firstValueFrom(client.packetIn.pipe(filter(({ inPort }) => inPort === 2)));
+    await client.packetOut(2, [output(TABLE)], udp(1, 2));
+    await last;
+    expect(seen).toEqual(passes ? [packet, udp(1, 2)] : [udp(1, 2)]);
+    expect(await ovs.ofctl('get-frags', endpoint)).toBe('nx-match\n');
+  });
+
+  it('makes a meter, changes it under the flows that name it, and removes it with them', async () => {
+    const client = await connect(endpoint);
+    expect(await client.meters()).toEqual([]);
+    const [slow, fast] = [{ packetsPerSecond: 1, burst: 3 }, { packetsPerSecond: 1_000_000, burst: 1 }]; // prettier-ignore
+    await client.setMeter(7, slow);
+    await client.setMeter('controller', slow);
+    const metered = flow({ inPort: 1 }, { meter: 7, apply: [output(2)], goto: 1 });
+    await client.bundle([add(metered)]);
+    expect(await ovs.ofctl('dump-flows', endpoint)).toContain('meter:7,output:2,goto_table:1');
+    await client.setMeter(7, fast);
+    expect(identity(await client.dumpFlows())).toEqual(identity([metered]));
+    expect(await client.meters()).toEqual([
+      { id: 7, rate: fast },
+      { id: 'controller', rate: slow },
+    ]);
+    await ovs.ofctl('add-meter', endpoint, 'meter=8,kbps,band=type=drop,rate=1000');
+    expect(await client.meters()).toContainEqual({ id: 8 });
+    for (const id of [7, 8, 'controller', 7] as const) await client.removeMeter(id);
+    expect(await client.meters()).toEqual([]);
+    expect(await client.dumpFlows()).toEqual([]);
+  });
+
+  const metered = [
+    { reason: 'of one flow', id: 1, instructions: { meter: 1, apply: [output('controller')] } },
+    { reason: 'of all packets to controllers', id: 'controller' as const, instructions: { apply: [output('controller')] } },
+  ]; // prettier-ignore
+  it.each(metered)('drops what comes faster than the meter $reason lets through', async ({ id, instructions }) => {
+    const client = await connect(endpoint);
+    await client.setMeter(id, { packetsPerSecond: 1, burst: 5 });
+    await client.bundle([add(flow({ inPort: 1 }, instructions))]);
+    let seen = 0;
+    client.packetIn.subscribe(() => seen++);
+    await ovs.appctl('netdev-dummy/receive', 'p1', ...Array.from({ length: 100 }, () => udp(1, 2).toString('hex')));
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    expect(seen).toBeGreaterThanOrEqual(5);
+    expect(seen).toBeLessThanOrEqual(7);
+    await client.removeMeter(id);
+  });
+
+  const meters = [
+    { reason: 'a meter that is none', call: (client: Switch) => client.setMeter(0, { packetsPerSecond: 1, burst: 1 }), errorName: 'OFPMMFC_INVALID_METER' },
+    { reason: 'a flow whose meter does not exist', call: (client: Switch) => client.bundle([add(flow({}, { meter: 99 }))]), errorName: 'OFPMMFC_INVALID_METER' },
+  ]; // prettier-ignore
+  it.each(meters)('is told of $reason', async ({ call, errorName }) => {
+    const error: unknown = await call(await connect(endpoint)).catch((error: unknown) => error);
+    expect(error).toBeInstanceOf(OpenFlowError);
+    expect(error).toMatchObject({ errorName });
+  });
+
+  it('sends no meter that lets nothing through', async () => {
+    const client = await connect(endpoint);
+    for (const rate of [{ packetsPerSecond: 0, burst: 1 }, { packetsPerSecond: 1, burst: 0 }])
+      await expect(client.setMeter(1, rate)).rejects.toBeInstanceOf(OpenFlowValueError);
+    expect(await client.meters()).toEqual([]);
+  }); // prettier-ignore
+
+  it('tracks connections by zone, marks them, and forgets those of one zone', async () => {
+    const client = await connect(endpoint);
+    const track = (zone: number | { register: number }, mark?: number): Action[] => [
+      { type: 'loadRegister', register: 1, value: 6 },
+      { type: 'ct', commit: true, zone, table: 1, ...(mark === undefined ? {} : { mark }) },
+    ];
+    await client.bundle([
+      add(flow({ ...UDP, inPort: 1 }, { apply: track(5, 0xa11) })),
+      add(flow({ ...UDP, inPort: 2 }, { apply: track({ register: 1 }) })),
+      add(flow({ ...UDP, ctState: { value: 0x21, mask: 0x21 }, ctZone: 5, ctMark: 0xa11 }, { apply: [output('controller')] }, { table: 1 })),
+      add(flow({ ...UDP, ctState: { value: 0x21, mask: 0x21 }, ctZone: 6, ctMark: 0 }, { apply: [{ type: 'ctClear' }, { type: 'resubmit', table: 2 }] }, { table: 1 })),
+      add(flow({ ...UDP, ctState: { value: 0, mask: 0x20 } }, { apply: [output('controller')] }, { table: 2 })),
+    ]);
+    const zones = async () => [...(await ovs.appctl('dpctl/dump-conntrack')).matchAll(/zone=(\d+)/g)].map(([, zone]) => Number(zone)).sort();
+    for (const [port, table] of [[1, 1], [2, 2]] as const) {
+      const packet = firstValueFrom(client.packetIn);
+      await client.packetOut(port, [output(TABLE)], udp(1000, 2000 + port));
+      expect(await packet).toMatchObject({ inPort: port, table });
+    }
+    expect(await zones()).toEqual([5, 6]);
+    await client.flushConnections(5);
+    expect(await zones()).toEqual([6]);
+    await client.flushConnections(5);
+    await client.flushConnections(6);
+    expect(await zones()).toEqual([]);
+  }); // prettier-ignore
 
   it('answers the echo requests of a switch to which nothing else is said', async () => {
     await ovs.vsctl('set', 'controller', 'br0', 'inactivity_probe=1000');
@@ -551,6 +732,7 @@ describe('a client of ovs-vswitchd', () => {
     await client.ready();
     expect([states.at(0), states.at(1), states.at(-1)]).toEqual([true, false, true]);
     expect(await client.dumpFlows()).toEqual([]);
+    expect(await ovs.ofctl('get-frags', endpoint)).toBe('nx-match\n');
   });
 
   it('says who refused when nothing listens', async () => {

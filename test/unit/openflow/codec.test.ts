@@ -47,7 +47,8 @@ const match: fc.Arbitrary<Match> = fc.record(
   {
     inPort: u(32),
     metadata: maskable(u64),
-    tunnelId: u64,
+    tunnelId: maskable(u64),
+    tunnelSource: maskableText(ipv4),
     ethDst: maskableText(mac),
     ethSrc: maskableText(mac),
     ethType: u(16),
@@ -58,6 +59,7 @@ const match: fc.Arbitrary<Match> = fc.record(
     ipFragment: fc.constantFrom('no' as const, 'any' as const, 'first' as const, 'later' as const),
     tcpSrc: maskable(u(16)),
     tcpDst: maskable(u(16)),
+    tcpFlags: maskable(u(12)),
     udpSrc: maskable(u(16)),
     udpDst: maskable(u(16)),
     icmpv4Type: u(8),
@@ -92,7 +94,7 @@ const port = fc.oneof(
 );
 const action: fc.Arbitrary<Action> = fc.oneof(
   fc.record({ type: fc.constant('output' as const), port, maxLength: u(16) }, { requiredKeys: ['type', 'port'] }),
-  fc.constantFrom({ type: 'pushVlan' as const }, { type: 'popVlan' as const }),
+  fc.constantFrom({ type: 'pushVlan' as const }, { type: 'popVlan' as const }, { type: 'ctClear' as const }),
   fc.record({ type: fc.constant('setField' as const), field: setField }),
   fc.record({ type: fc.constant('loadRegister' as const), register, value: u(32) }),
   fc.record({ type: fc.constant('outputRegister' as const), register }),
@@ -110,7 +112,7 @@ const action: fc.Arbitrary<Action> = fc.oneof(
 );
 
 const instructions: fc.Arbitrary<Instructions> = fc.record(
-  { apply: fc.array(action), writeMetadata: fc.record({ value: u64, mask: u64 }), goto: u(8) },
+  { meter: u(32), apply: fc.array(action), writeMetadata: fc.record({ value: u64, mask: u64 }), goto: u(8) },
   { requiredKeys: [] },
 );
 
@@ -215,6 +217,7 @@ describe('a flow', () => {
       reason: 'the same actions, the other way round',
       flow: { instructions: { apply: [{ type: 'pushVlan' }, { type: 'popVlan' }] } },
     },
+    { reason: 'a meter', flow: { instructions: { meter: 1 } } },
     { reason: 'a jump', flow: { instructions: { goto: 2 } } },
     { reason: 'an instruction that is not known', flow: { instructions: { other: '0005000800000000' } } },
     { reason: 'an end of its own', flow: { timeouts: { idleSeconds: 1, hardSeconds: 0 } } },
@@ -235,6 +238,7 @@ describe('a flow', () => {
     { reason: 'an address of three parts', flow: { match: { ipv4Src: '10.0.0' } } },
     { reason: 'a prefix length, which is another notation', flow: { match: { ipv4Src: '10.0.0.0/8' } } },
     { reason: 'a MAC of five parts', flow: { match: { ethSrc: '02:00:00:00:01' } } },
+    { reason: 'a TCP flag beyond 12 bits', flow: { match: { tcpFlags: 0x1000 } } },
     { reason: 'a VLAN beyond 12 bits', flow: { match: { vlanId: 4096 } } },
     { reason: 'a ninth register', flow: { match: { registers: { 8: 1 } } } },
     {
