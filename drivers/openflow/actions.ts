@@ -197,16 +197,18 @@ function writeSetField(w: Writer, field: SetField): void {
 /** Reads the instructions up to the reader's end. Those that Instructions can't express are kept in `other`. Throws MalformedError. */
 export function readInstructions(r: Reader): Instructions {
   const read: { -readonly [K in keyof Instructions]: Instructions[K] } = {};
+  let apply: Action[] | undefined;
   let other = '';
   while (r.left > 0) {
     const { type, whole, body } = readFrame(r);
     body.skip(type === OFPIT.goto || type === OFPIT.meter ? 0 : 4);
     if (type === OFPIT.meter) read.meter = body.u32();
-    else if (type === OFPIT.apply) read.apply = [...(read.apply ?? []), ...readActions(body)];
+    else if (type === OFPIT.apply) readActions(body, (apply ??= []));
     else if (type === OFPIT.writeMetadata) read.writeMetadata = { value: body.u64(), mask: body.u64() };
     else if (type === OFPIT.goto) read.goto = body.u8();
     else other += whole.toString('hex');
   }
+  if (apply !== undefined) read.apply = apply;
   if (other !== '') read.other = other;
   return read;
 }
@@ -220,13 +222,11 @@ function readFrame(r: Reader): { type: number; whole: Buffer; body: Reader } {
   return { type: whole.readUInt16BE(0), whole, body: new Reader(whole, 4) };
 }
 
-function readActions(r: Reader): Action[] {
-  const actions: Action[] = [];
+function readActions(r: Reader, actions: Action[]): void {
   while (r.left > 0) {
     const { type, whole, body } = readFrame(r);
     actions.push(readAction(type, body) ?? { type: 'other', hex: whole.toString('hex') });
   }
-  return actions;
 }
 
 /** Undefined if Action can't express it. */

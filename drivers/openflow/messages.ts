@@ -75,6 +75,12 @@ const BUNDLE_FLAGS = 0b11; // atomic and ordered
 const BUNDLE = { open: 0, close: 2, commit: 4, discard: 6 } as const;
 export type BundleStep = keyof typeof BUNDLE;
 
+/** A part of an answer: whether it is not the last, and how long the message was. */
+export interface Part {
+  readonly more: boolean;
+  readonly bytes: number;
+}
+
 /** What a switch sends, decoded; `other` is what we have no use for. */
 export type Message = { readonly xid: number } & (
   | { readonly type: 'hello'; readonly understood: boolean }
@@ -96,9 +102,9 @@ export type Message = { readonly xid: number } & (
       readonly cookie: bigint;
       readonly match: Match;
     }
-  | { readonly type: 'flows'; readonly more: boolean; readonly flows: readonly Flow[] }
-  | { readonly type: 'ports'; readonly more: boolean; readonly ports: readonly PortDescription[] }
-  | { readonly type: 'meters'; readonly more: boolean; readonly meters: readonly Meter[] }
+  | ({ readonly type: 'flows'; readonly flows: readonly Flow[] } & Part)
+  | ({ readonly type: 'ports'; readonly ports: readonly PortDescription[] } & Part)
+  | ({ readonly type: 'meters'; readonly meters: readonly Meter[] } & Part)
   | { readonly type: 'barrierReply' }
   | { readonly type: 'bundleReply' }
   | { readonly type: 'other' }
@@ -379,12 +385,14 @@ function readFlowRemoved(r: Reader): {
 }
 
 function readMultipart(xid: number, r: Reader): Message {
+  const bytes = HEADER_BYTES + r.left;
   const type = r.u16();
   const more = (r.u16() & MORE) !== 0;
   r.skip(4);
-  if (type === OFPMP.flow) return { xid, type: 'flows', more, flows: readAll(r, readFlow) };
-  if (type === OFPMP.portDescription) return { xid, type: 'ports', more, ports: readAll(r, readPort) };
-  if (type === OFPMP.meterConfig) return { xid, type: 'meters', more, meters: readAll(r, readMeter) };
+  const part = { xid, more, bytes };
+  if (type === OFPMP.flow) return { ...part, type: 'flows', flows: readAll(r, readFlow) };
+  if (type === OFPMP.portDescription) return { ...part, type: 'ports', ports: readAll(r, readPort) };
+  if (type === OFPMP.meterConfig) return { ...part, type: 'meters', meters: readAll(r, readMeter) };
   return { xid, type: 'other' };
 }
 

@@ -9,6 +9,7 @@ import {
   Framer,
   type Message,
   type MeterStep,
+  type Part,
   readMessage,
   writeBarrierRequest,
   writeBundleAdd,
@@ -36,9 +37,8 @@ interface SessionOptions {
   readonly event: (event: Event) => void;
 }
 
-/** A switch that never ends its list of flows would fill our memory; Open vSwitch's tables hold about this many. */
-const MAX_FLOWS = 2 ** 20;
-const MAX_PORTS = 2 ** 16;
+/** A switch that never ends its list of flows would fill our memory. Some 400,000 flows are this long. */
+const MAX_ANSWER_BYTES = 64 * 2 ** 20;
 
 /** Requests that have no reply of their own, with consecutive xids: the first error to one of them is noted here. */
 interface Batch {
@@ -86,27 +86,25 @@ export class OpenFlowSession implements Session {
     this.#waiters.failAll(error);
   }
 
-  async dumpFlows(filter: FlowFilter): Promise<Flow[]> {
-    const flows: Flow[] = [];
-    return this.#call(
-      'a flow request',
-      (w, xid) => writeFlowsRequest(w, xid, filter),
-      (reply) => {
-        if (reply.type !== 'flows') throw unexpected(reply);
-        for (const flow of reply.flows) flows.push(flow);
-        if (flows.length > MAX_FLOWS) throw new MalformedError(`more than ${MAX_FLOWS} flows`);
-        return reply.more ? undefined : { result: flows };
-      },
-    );
+  dumpFlows(filter: FlowFilter): Promise<Flow[]> {
+    const write = (w: Writer, xid: number) => writeFlowsRequest(w, xid, filter);
+    return this.#list('a flow request', write, (reply) => {
+      if (reply.type === 'flows') return { ...reply, items: reply.flows };
+      throw unexpected(reply);
+    });
   }
 
-  async ports(): Promise<PortDescription[]> {
-    const ports: PortDescription[] = [];
-    return this.#call('a port request', writePortsRequest, (reply) => {
-      if (reply.type !== 'ports') throw unexpected(reply);
-      for (const port of reply.ports) ports.push(port);
-      if (ports.length > MAX_PORTS) throw new MalformedError(`more than ${MAX_PORTS} ports`);
-      return reply.more ? undefined : { result: ports };
+  ports(): Promise<PortDescription[]> {
+    return this.#list('a port request', writePortsRequest, (reply) => {
+      if (reply.type === 'ports') return { ...reply, items: reply.ports };
+      throw unexpected(reply);
+    });
+  }
+
+  meters(): Promise<Meter[]> {
+    return this.#list('a meter request', writeMetersRequest, (reply) => {
+      if (reply.type === 'meters') return { ...reply, items: reply.meters };
+      throw unexpected(reply);
     });
   }
 
@@ -116,15 +114,6 @@ export class OpenFlowSession implements Session {
 
   packetOut(inPort: number, actions: readonly Action[], data: Uint8Array): Promise<void> {
     return this.#command('a packet-out', (w, xid) => writePacketOut(w, xid, inPort, actions, data));
-  }
-
-  async meters(): Promise<Meter[]> {
-    const meters: Meter[] = [];
-    return this.#call('a meter request', writeMetersRequest, (reply) => {
-      if (reply.type !== 'meters') throw unexpected(reply);
-      for (const meter of reply.meters) meters.push(meter);
-      return reply.more ? undefined : { result: meters };
-    });
   }
 
   async setMeter(id: MeterId, rate: MeterRate): Promise<void> {
@@ -241,6 +230,23 @@ export class OpenFlowSession implements Session {
       if (position >= 0 && position < batch.count) batch.refused ??= { position, type, code };
     }
     this.#waiters.fail(xid, new OpenFlowError(this.options.endpoint, type, code));
+  }
+
+  /** A request whose answer comes in parts. */
+  #list<T>(
+    what: string,
+    write: (w: Writer, xid: number) => void,
+    read: (reply: Message) => Part & { readonly items: readonly T[] },
+  ): Promise<T[]> {
+    const all: T[] = [];
+    let size = 0;
+    return this.#call(what, write, (reply) => {
+      const { items, more, bytes } = read(reply);
+      size += bytes;
+      if (size > MAX_ANSWER_BYTES) throw new MalformedError(`an answer of more than ${MAX_ANSWER_BYTES} bytes`);
+      for (const item of items) all.push(item);
+      return more ? undefined : { result: all };
+    });
   }
 
   #call<T>(

@@ -1,5 +1,5 @@
 import { MalformedError } from '../wire/malformed.js';
-import { asRecord, isRecord, type JsonRecord } from './json.js';
+import { asRecord, excerpt, isRecord, type JsonRecord } from './json.js';
 import type { Column, Schema } from './schema.js';
 import type { Monitored, Row, RowChange } from './types.js';
 import { applyDifference, decodeValue, defaultValue, equalValues } from './values.js';
@@ -29,26 +29,46 @@ export class Replica {
     return this.#tables;
   }
 
-  /** Takes in a set of updates, in the order in which the changes are returned. Throws MalformedError. */
+  /**
+   * Takes in a set of updates, in the order in which the changes are returned. Throws MalformedError, and then has taken
+   * in none of them: else what was taken in and never reported would be no news to the next connection either.
+   */
   apply(updates: unknown, format: UpdateFormat): RowChange[] {
+    const rows = this.#read(asRecord(updates), format);
     const changes: RowChange[] = [];
-    for (const [table, rows] of Object.entries(asRecord(updates))) {
-      const columns = this.#columns.get(table);
-      const replicated = this.#tables.get(table);
-      if (columns === undefined || replicated === undefined)
-        throw new MalformedError(`an update of "${table}", not monitored`);
-      for (const [uuid, update] of Object.entries(asRecord(rows))) {
-        const old = replicated.get(uuid);
-        const row =
-          format === 'update' ? readUpdate(asRecord(update), columns) : readUpdate2(asRecord(update), columns, old);
-        if (row === undefined) replicated.delete(uuid);
-        else replicated.set(uuid, row);
-        const change = changeOf(table, uuid, old, row);
-        if (change !== undefined) changes.push(change);
-      }
+    for (const { table, replicated, uuid, row } of rows) {
+      const change = changeOf(table, uuid, replicated.get(uuid), row);
+      if (row === undefined) replicated.delete(uuid);
+      else replicated.set(uuid, row);
+      if (change !== undefined) changes.push(change);
     }
     return changes;
   }
+
+  #read(updates: JsonRecord, format: UpdateFormat): readonly Update[] {
+    const read: Update[] = [];
+    for (const [table, rows] of Object.entries(updates)) {
+      const columns = this.#columns.get(table);
+      const replicated = this.#tables.get(table);
+      if (columns === undefined || replicated === undefined)
+        throw new MalformedError(`an update of ${excerpt(table)}, not monitored`);
+      for (const [uuid, json] of Object.entries(asRecord(rows))) {
+        const update = asRecord(json);
+        const row =
+          format === 'update' ? readUpdate(update, columns) : readUpdate2(update, columns, replicated.get(uuid));
+        read.push({ table, replicated, uuid, row });
+      }
+    }
+    return read;
+  }
+}
+
+/** What becomes of a row of a table; undefined = it goes. */
+interface Update {
+  readonly table: string;
+  readonly replicated: Map<string, Row>;
+  readonly uuid: string;
+  readonly row: Row | undefined;
 }
 
 function columnOf(known: Columns, table: string, name: string): Column {

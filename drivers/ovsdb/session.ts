@@ -4,7 +4,7 @@ import { toError } from '../wire/to-error.js';
 import { Waiters } from '../wire/waiters.js';
 import { OvsdbError, OvsdbTimeoutError } from './errors.js';
 import { JsonFramer } from './framing.js';
-import { asArray, asRecord, asString, excerpt, isRecord, type JsonRecord } from './json.js';
+import { asArray, asRecord, asString, excerpt, type JsonRecord } from './json.js';
 import { Replica, type UpdateFormat } from './replica.js';
 import { parseSchema } from './schema.js';
 import type { Monitored, Operation, RowChange } from './types.js';
@@ -54,14 +54,12 @@ export class OvsdbSession implements Session {
 
   async transact(operations: readonly Operation[], timeoutMs: number): Promise<readonly Result[]> {
     const where = `${this.options.endpoint}: transaction`;
-    const results = await this.#call('transact', [DATABASE, ...operations], timeoutMs, asArray);
-    results.forEach((result, index) => {
-      if (isRecord(result) && typeof result['error'] === 'string') {
-        const { error, details } = result;
+    const results = await this.#call('transact', [DATABASE, ...operations], timeoutMs, readResults);
+    results.forEach(({ error, details }, index) => {
+      if (typeof error === 'string')
         throw new OvsdbError(where, error, typeof details === 'string' ? details : '', index);
-      }
     });
-    return operations.map((_, index) => asRecord(results[index] ?? {}));
+    return operations.map((_, index) => results[index] ?? {});
   }
 
   async #handshake(): Promise<void> {
@@ -107,12 +105,13 @@ export class OvsdbSession implements Session {
       return;
     }
     if (method === this.#format && this.#replica !== undefined) {
-      const changes = this.#replica.apply(asArray(params)[1], this.#format);
-      this.options.changed(changes);
+      const [monitor, updates] = asArray(params);
+      if (monitor !== MONITOR_ID) throw new MalformedError(`an update for the monitor ${excerpt(monitor)}`);
+      this.options.changed(this.#replica.apply(updates, this.#format));
       return;
     }
     // "monitor_canceled": the database was converted to another schema or removed.
-    throw new MalformedError(`an unexpected call of "${method}"`);
+    throw new MalformedError(`an unexpected call of ${excerpt(method)}`);
   }
 
   #call<T>(method: string, params: readonly unknown[], timeoutMs: number, take: (result: unknown) => T): Promise<T> {
@@ -132,6 +131,9 @@ export class OvsdbSession implements Session {
     this.wire.send(JSON.stringify(message));
   }
 }
+
+/** RFC 7047 §4.1.3: an object for each operation; null for those after one that failed. */
+const readResults = (results: unknown) => asArray(results).map((result): Result => asRecord(result ?? {}));
 
 /** The error of a JSON-RPC reply: an object as RFC 7047 §3.1 has it, or Open vSwitch's bare "unknown method". */
 function refusal(where: string, error: unknown): OvsdbError {

@@ -1,6 +1,6 @@
 import { MalformedError } from '../wire/malformed.js';
 import { asArray, asString, excerpt } from './json.js';
-import type { Column } from './schema.js';
+import { type AtomType, type Column, DEFAULT_ATOMS } from './schema.js';
 import type { Atom, Value } from './types.js';
 
 /** RFC 7047 §5.1 values for operations. A row's UUID: */
@@ -14,15 +14,16 @@ export const map = (entries: Readonly<Record<string, unknown>>) => ['map', Objec
 export function decodeValue(json: unknown, column: Column): Value {
   switch (column.kind) {
     case 'atom':
-      return decodeAtom(json);
+      return decodeAtom(json, column.key);
     case 'set': {
       const elements = tagged(json, 'set');
-      return elements === undefined ? [decodeAtom(json)] : elements.map(decodeAtom);
+      return (elements ?? [json]).map((element) => decodeAtom(element, column.key));
     }
     case 'map': {
+      const { key, value } = column;
       const entries = tagged(json, 'map');
       if (entries === undefined) throw new MalformedError(`${excerpt(json)} where a map was expected`);
-      return new Map(entries.map(decodeEntry));
+      return new Map(entries.map((entry) => decodeEntry(entry, key, value)));
     }
   }
 }
@@ -30,7 +31,7 @@ export function decodeValue(json: unknown, column: Column): Value {
 export function defaultValue(column: Column): Value {
   switch (column.kind) {
     case 'atom':
-      return column.defaultAtom;
+      return DEFAULT_ATOMS[column.key];
     case 'set':
       return [];
     case 'map':
@@ -42,15 +43,30 @@ function tagged(json: unknown, tag: 'set' | 'map'): readonly unknown[] | undefin
   return Array.isArray(json) && json[0] === tag ? asArray(json[1]) : undefined;
 }
 
-function decodeEntry(json: unknown): [Atom, Atom] {
-  const [key, value] = asArray(json);
-  return [decodeAtom(key), decodeAtom(value)];
+function decodeEntry(json: unknown, key: AtomType, value: AtomType): [Atom, Atom] {
+  const [first, second] = asArray(json);
+  return [decodeAtom(first, key), decodeAtom(second, value)];
 }
 
-function decodeAtom(json: unknown): Atom {
-  if (typeof json === 'string' || typeof json === 'number' || typeof json === 'boolean') return json;
-  if (Array.isArray(json) && json[0] === 'uuid') return { uuid: asString(json[1]) };
-  throw new MalformedError(`${excerpt(json)} where a value was expected`);
+/** An integer beyond 2^53 comes rounded, as JSON.parse makes it. */
+function decodeAtom(json: unknown, type: AtomType): Atom {
+  switch (type) {
+    case 'string':
+      if (typeof json === 'string') return json;
+      break;
+    case 'boolean':
+      if (typeof json === 'boolean') return json;
+      break;
+    case 'integer':
+      if (typeof json === 'number' && Number.isInteger(json)) return json;
+      break;
+    case 'real':
+      if (typeof json === 'number' && Number.isFinite(json)) return json;
+      break;
+    case 'uuid':
+      if (Array.isArray(json) && json[0] === 'uuid') return { uuid: asString(json[1]) };
+  }
+  throw new MalformedError(`${excerpt(json)} where a value of type ${type} was expected`);
 }
 
 /** Equal atoms have equal keys: a Uuid is an object, and no two objects are the same to a Map. */

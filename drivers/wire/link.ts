@@ -42,6 +42,9 @@ export interface LinkOptions {
 /** A connection has to stand this long to count as a success, or a server that drops us at once would be called without pause. */
 const STABLE_MS = 1000;
 
+/** A server that does not read what we send must not fill our memory. More than the largest message that we send. */
+const MAX_UNSENT_BYTES = 16 * 2 ** 20;
+
 /** Keeps one connection to an endpoint, with one session on it; makes a new one with back-off until closed. */
 export class Link<S extends Session> {
   readonly #endpoint: Endpoint;
@@ -120,7 +123,10 @@ export class Link<S extends Session> {
       socket.destroy();
     };
     const session = this.createSession({
-      send: (data) => void socket.write(data),
+      send: (data) => {
+        if (socket.writableLength > MAX_UNSENT_BYTES) drop(new Error('the server does not read what it is sent'));
+        else socket.write(data);
+      },
       up: () => {
         if (reason !== undefined) return;
         upAt = performance.now();

@@ -3,6 +3,9 @@ interface Waiter<Reply> {
   readonly fail: (error: Error) => void;
 }
 
+/** A reply of many parts may take this many times its deadline in all, or a peer that never ends it would be waited for for ever. */
+const MAX_DEADLINES = 10;
+
 /** The calls of one connection that wait for an answer, by serial number. Each has a deadline; a lost connection fails all. */
 export class Waiters<Reply> {
   readonly #waiting = new Map<number, Waiter<Reply>>();
@@ -10,7 +13,7 @@ export class Waiters<Reply> {
 
   /**
    * Waits for the reply to `serial`. `take` runs as the reply is read, before any later message; it returns undefined
-   * while more replies to this serial are to come (each pushes the deadline back). What it throws comes out of `deliver`.
+   * while more replies to this serial are to come (each pushes the deadline back, to ten times as long at most). What it throws comes out of `deliver`.
    */
   wait<T>(
     serial: number,
@@ -23,6 +26,7 @@ export class Waiters<Reply> {
         reject(this.#lost);
         return;
       }
+      const extendUntil = performance.now() + (MAX_DEADLINES - 1) * timeoutMs;
       const end = () => {
         clearTimeout(timer);
         this.#waiting.delete(serial);
@@ -34,7 +38,10 @@ export class Waiters<Reply> {
       const timer = setTimeout(() => fail(timedOut()), timeoutMs);
       const deliver = (reply: Reply) => {
         const taken = take(reply);
-        if (taken === undefined) return void timer.refresh();
+        if (taken === undefined) {
+          if (performance.now() < extendUntil) timer.refresh();
+          return;
+        }
         end();
         resolve(taken.result);
       };
