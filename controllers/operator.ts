@@ -1,5 +1,4 @@
 import { hostname } from 'node:os';
-import { filter, firstValueFrom, merge, timer } from 'rxjs';
 import { kinds, type Site, type VMMigration } from '../crds/index.js';
 import { connectConsul } from '../drivers/consul/index.js';
 import { Allocator } from '../reconcilers/common/allocation.js';
@@ -238,19 +237,8 @@ function warm(plural: string, ready: () => Promise<void>): Cache {
 async function hostsSettled(sites: Reflector<Site>, hosts: HostPool): Promise<void> {
   await sites.whenSynced();
   await Promise.all(sites.store.list().map((site) => hosts.update(site.metadata.name, site).catch(() => undefined)));
-  await Promise.all(
-    [...hosts.all()].flatMap((host) => {
-      const links = [host.qemu, host.lxc].filter((link) => link !== undefined);
-      return [
-        ...links.map((link) => link.connected.pipe(filter((connected) => connected || link.lastError !== undefined))),
-        host.ovsdb.state.pipe(filter(({ connected }) => connected)),
-        // A host that is new to us has no bridges yet, so nobody waits long for their listeners.
-        ...[host.int, host.edge].map((bridge) =>
-          merge(bridge.state.pipe(filter(({ connected }) => connected)), timer(500)),
-        ),
-      ].map((settled) => firstValueFrom(merge(settled, timer(hostPatienceMs)), { defaultValue: undefined }));
-    }),
-  );
+  // A host that is new to us has no bridges yet, so nobody waits long for their listeners.
+  await hosts.settled({ hostMs: hostPatienceMs, bridgeMs: 500 });
 }
 
 /** A changed placement asks for a move; one of that name exists already if an earlier try's answer was lost. */

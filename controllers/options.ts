@@ -1,11 +1,15 @@
-import { parseArgs } from 'node:util';
+import { parseArgs, type ParseArgsConfig } from 'node:util';
 import { LOG_LEVELS, type LogLevel } from './runtime/log.js';
 
-export interface Options {
+/** How to reach the API server and Consul. */
+export interface ConnectionOptions {
   readonly kubeconfig: string | undefined;
   readonly consul: string;
   readonly consulToken: string | undefined;
   readonly namespace: string;
+}
+
+export interface Options extends ConnectionOptions {
   readonly healthAddress: string;
   readonly leaderElect: boolean;
   readonly resyncMs: number;
@@ -18,14 +22,20 @@ export class OptionError extends Error {
   readonly code = 'ISTHMUS_OPTION';
 }
 
-export const usage = `isthmus: federates virtualised sites (networks, machines, live migration) from Kubernetes objects
-
-usage: isthmus [options]
-
+/** The lines of --help on how to reach the API server and Consul. */
+export const connectionUsage = `\
   --consul URL             Consul's HTTP API (default $CONSUL_HTTP_ADDR, else http://127.0.0.1:8500);
                            a token is read from $CONSUL_HTTP_TOKEN
   --kubeconfig FILE        default $KUBECONFIG, ~/.kube/config, then the pod's service account
   --namespace NAME         the operator's own: Secrets of the Sites, Lease (default $POD_NAMESPACE, else isthmus-system)
+`;
+
+export const usage = `isthmus: federates virtualised sites (networks, machines, live migration) from Kubernetes objects
+
+usage: isthmus [options]          runs the operator
+       isthmus audit [options]    compares Consul, the API server and all sites (isthmus audit --help)
+
+${connectionUsage}\
   --health-address H:P     /healthz, /readyz, /metrics (default 127.0.0.1:8081)
   --no-leader-elect        for a single process
   --resync-seconds N       everything is compared anew this often, though nothing happened (default 300)
@@ -37,7 +47,7 @@ usage: isthmus [options]
 
 /** Parses the command line. Throws OptionError, naming the option; undefined: help was asked for. */
 export function parseOptions(args: readonly string[], env: NodeJS.ProcessEnv): Options | undefined {
-  const { values } = parse(args);
+  const values = parseFlags(args, operatorFlags);
   if (values.help) return undefined;
   const level = values['log-level'] ?? 'info';
   const format = values['log-format'] ?? 'json';
@@ -46,10 +56,7 @@ export function parseOptions(args: readonly string[], env: NodeJS.ProcessEnv): O
   if (format !== 'json' && format !== 'console')
     throw new OptionError(`--log-format: ${format} is neither json nor console`);
   return {
-    kubeconfig: values.kubeconfig,
-    consul: url('--consul', values.consul ?? env['CONSUL_HTTP_ADDR'] ?? 'http://127.0.0.1:8500'),
-    consulToken: env['CONSUL_HTTP_TOKEN'],
-    namespace: values.namespace ?? env['POD_NAMESPACE'] ?? 'isthmus-system',
+    ...connectionOf(values, env),
     healthAddress: values['health-address'] ?? '127.0.0.1:8081',
     leaderElect: !values['no-leader-elect'],
     resyncMs: positive('--resync-seconds', values['resync-seconds'] ?? '300') * 1_000,
@@ -59,23 +66,43 @@ export function parseOptions(args: readonly string[], env: NodeJS.ProcessEnv): O
   };
 }
 
-function parse(args: readonly string[]) {
+/** The connection options and --help, as parseArgs takes them. */
+export const connectionFlags = {
+  consul: { type: 'string' },
+  kubeconfig: { type: 'string' },
+  namespace: { type: 'string' },
+  help: { type: 'boolean', short: 'h' },
+} as const;
+
+const operatorFlags = {
+  ...connectionFlags,
+  'health-address': { type: 'string' },
+  'no-leader-elect': { type: 'boolean' },
+  'resync-seconds': { type: 'string' },
+  concurrency: { type: 'string' },
+  'log-level': { type: 'string' },
+  'log-format': { type: 'string' },
+} as const;
+
+export function connectionOf(
+  values: { readonly kubeconfig?: string; readonly consul?: string; readonly namespace?: string },
+  env: NodeJS.ProcessEnv,
+): ConnectionOptions {
+  return {
+    kubeconfig: values.kubeconfig,
+    consul: url('--consul', values.consul ?? env['CONSUL_HTTP_ADDR'] ?? 'http://127.0.0.1:8500'),
+    consulToken: env['CONSUL_HTTP_TOKEN'],
+    namespace: values.namespace ?? env['POD_NAMESPACE'] ?? 'isthmus-system',
+  };
+}
+
+/** The flags' values. Throws OptionError, naming the option. */
+export function parseFlags<const T extends NonNullable<ParseArgsConfig['options']>>(
+  args: readonly string[],
+  options: T,
+) {
   try {
-    return parseArgs({
-      args: [...args],
-      options: {
-        consul: { type: 'string' },
-        kubeconfig: { type: 'string' },
-        namespace: { type: 'string' },
-        'health-address': { type: 'string' },
-        'no-leader-elect': { type: 'boolean' },
-        'resync-seconds': { type: 'string' },
-        concurrency: { type: 'string' },
-        'log-level': { type: 'string' },
-        'log-format': { type: 'string' },
-        help: { type: 'boolean', short: 'h' },
-      },
-    });
+    return parseArgs({ args: [...args], options }).values;
   } catch (error) {
     throw new OptionError(error instanceof Error ? error.message : String(error));
   }
@@ -87,7 +114,7 @@ function url(option: string, text: string): string {
   return whole.replace(/\/$/, '');
 }
 
-function positive(option: string, text: string): number {
+export function positive(option: string, text: string): number {
   const value = Number(text);
   if (!(value > 0)) throw new OptionError(`${option}: ${text} is not a number above 0`);
   return value;

@@ -1,4 +1,4 @@
-import { Subject, type Observable } from 'rxjs';
+import { filter, firstValueFrom, merge, Subject, timer, type Observable } from 'rxjs';
 import type { Site, SiteHost, SiteSpec } from '../../crds/index.js';
 import type { TlsMaterial } from '../../drivers/libvirt/types.js';
 import { openSwitch } from '../../drivers/openflow/index.js';
@@ -58,6 +58,18 @@ export class HostPool implements Hosts {
       turn.catch(() => undefined),
     );
     await turn;
+  }
+
+  /** Resolves when every host has connected or failed to, or its time is up. */
+  async settled({ hostMs, bridgeMs }: { readonly hostMs: number; readonly bridgeMs: number }): Promise<void> {
+    const waits = [...this.#open.values()].flatMap((host) => [
+      ...[host.qemu, host.lxc]
+        .filter((link) => link !== undefined)
+        .map((link) => first(link.connected, (connected) => connected || link.lastError !== undefined, hostMs)),
+      first(host.ovsdb.state, ({ connected }) => connected, hostMs),
+      ...[host.int, host.edge].map(({ state }) => first(state, ({ connected }) => connected, bridgeMs)),
+    ]);
+    await Promise.all(waits);
   }
 
   async close(): Promise<void> {
@@ -161,3 +173,8 @@ class OpenHost implements Host {
 
 const endpointsOf = ({ libvirt, ovs }: SiteHost, tls: TlsMaterial | undefined): string =>
   JSON.stringify([libvirt.qemu, libvirt.lxc, ovs.ovsdb, ovs.openflow, tls]);
+
+/** Resolves at the first value that will do, at the end, or when the time is up. */
+async function first<T>(values: Observable<T>, willDo: (value: T) => boolean, patienceMs: number): Promise<void> {
+  await firstValueFrom(merge(values.pipe(filter(willDo)), timer(patienceMs)), { defaultValue: undefined });
+}

@@ -17,8 +17,8 @@ export interface DiskPlace {
   sourceOf(volume: VolumeRef): DiskSource;
 }
 
-const defaultPool = 'default';
-const defaultImagePool = 'images';
+export const defaultPool = 'default';
+export const defaultImagePool = 'images';
 
 /** Throws Waiting while the host that serves the share is not there. */
 export function diskPlace(host: Host, site: Site, storage: StorageKind, hosts: Hosts): DiskPlace {
