@@ -126,16 +126,30 @@ export const address = withRules(
   }),
 );
 
+const isBlock = (cel: string) =>
+  `isCIDR(${cel}) && cidr(${cel}).ip().family() == 4 && cidr(${cel}) == cidr(${cel}).masked()`;
+const isCanonical = (text: string): boolean => {
+  const cidr = parseCidr(text);
+  return cidr !== undefined && cidr.address === cidr.first;
+};
+
 /** Any IPv4 block in canonical form, 0.0.0.0/0 included. */
 const block = withRules(
   z.string().max(18),
   rule({
-    cel: 'isCIDR(self) && cidr(self).ip().family() == 4 && cidr(self) == cidr(self).masked()',
-    check: (text) => {
-      const cidr = parseCidr(text);
-      return cidr !== undefined && cidr.address === cidr.first;
-    },
+    cel: isBlock('self'),
+    check: isCanonical,
     message: 'must be an IPv4 block without host bits, such as 172.16.0.0/16 or 0.0.0.0/0',
+  }),
+);
+
+/** An IPv4 address, or a block in canonical form. */
+export const addressOrBlock = withRules(
+  z.string().max(18),
+  rule({
+    cel: `self.contains('/') ? ${isBlock('self')} : ${isAddress('self')}`,
+    check: (text) => (text.includes('/') ? isCanonical(text) : parseAddress(text) !== undefined),
+    message: 'must be an IPv4 address or a block without host bits, such as 172.16.0.20 or 10.9.0.0/16',
   }),
 );
 
@@ -281,7 +295,17 @@ const ports = z
   .max(16);
 
 const peers = z
-  .array(z.object({ cidr: block.describe('IPv4 block; 0.0.0.0/0 is everyone.') }))
+  .array(
+    withRules(
+      z.object({
+        cidr: block.optional().describe('IPv4 block; 0.0.0.0/0 is everyone.'),
+        network: label
+          .optional()
+          .describe('Another FederatedNetwork of this namespace: all its addresses, as a router passes them on.'),
+      }),
+      exactlyOne(['cidr', 'network'], 'a peer is exactly one of cidr and network'),
+    ),
+  )
   .min(1)
   .max(16);
 
@@ -321,8 +345,14 @@ export const firewall = z.object({
   defaultAction: z
     .enum(['Allow', 'Deny'])
     .optional()
-    .describe('For packets that no rule matches; Allow when left out.'),
-  rules: z.array(firewallRule).max(64).optional().describe('The first rule that matches a packet decides.'),
+    .describe('For connections that no rule matches; Allow when left out.'),
+  rules: z
+    .array(firewallRule)
+    .max(64)
+    .optional()
+    .describe(
+      'Who may open connections: of the rules of its direction, the first that matches decides. Answers on an open connection pass by themselves.',
+    ),
 });
 export type Firewall = z.infer<typeof firewall>;
 
@@ -398,7 +428,9 @@ export const flow = withRules(
     name: label.describe('Name of the flow, unique in this network.'),
     at: z
       .enum(['Port', 'Boundary'])
-      .describe("Port: at every machine's port. Boundary: between sites, programmed by each site's SDN controller."),
+      .describe(
+        "Port: what a machine sends, at its port. Boundary: what leaves a host for other hosts, at the boundary switch that the site's SDN controller programs.",
+      ),
     priority: z.int().min(1).max(1000).describe('The highest priority that matches wins.'),
     match: flowMatch.describe('Which frames of this network; {} is all of them.'),
     actions: z.array(flowAction).min(1).max(8).describe('In order. drop and allow stand alone.'),

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { address, commonStatus, label } from './common.js';
+import { address, addressOrBlock, commonStatus, label } from './common.js';
 import { defineKind } from './kind.js';
 import { cloudInit, flavor, flavorRule, image, machineType, resources, storageKind } from './machine.js';
 import { immutable, listMap, rule, withRules, type TransitionRule } from './rule.js';
@@ -7,6 +7,20 @@ import { immutable, listMap, rule, withRules, type TransitionRule } from './rule
 const network = z.object({
   name: label.describe("A FederatedNetwork of the machine's namespace."),
   address: address.optional().describe('IPv4 address in it. Left out: allocated. Can’t be changed later.'),
+  allowedAddressPairs: z
+    .array(
+      z.object({
+        address: addressOrBlock.describe(
+          'IPv4 address or block that the machine may speak for, with its own MAC, beside its own address: 172.16.0.100 or 10.9.0.0/16.',
+        ),
+      }),
+    )
+    .min(1)
+    .max(16)
+    .optional()
+    .describe(
+      'What port security lets pass beyond its own address, such as a virtual address that machines share. Never another machine’s address: it could then speak as that machine.',
+    ),
 });
 
 const spec = withRules(

@@ -14,7 +14,7 @@ export const kinds = {
 } as const;
 export type Kind = keyof typeof kinds;
 
-export { flavors, group, version } from './common.js';
+export { flavors, flow as flowSchema, group, version } from './common.js';
 export type {
   Condition,
   Firewall,

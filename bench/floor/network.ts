@@ -69,7 +69,10 @@ async function compile(host: LabHost): Promise<BridgeFlows> {
   const [int, edge] = await Promise.all([host.int.ports(), host.edge.ports()]);
   const patch = { int: portOf(int, patchPorts.int), edge: portOf(edge, patchPorts.edge) };
   const tunnels = edge.filter(({ name }) => /^isth-[0-9a-f]{10}$/.test(name)).map(({ port }) => port);
-  const flows = networkFlows({ vni, vlan, patch, ports: [], locations: [], tunnels });
+  const flows = networkFlows({
+    ...{ vni, vlan, cidr: '172.31.0.0/16', patch, ports: [], locations: [], tunnels },
+    policy: { flows: [] },
+  });
   const marked = (each: readonly Flow[]) => each.map((flow) => ({ ...flow, cookie }));
   return { int: marked(flows.int), edge: marked(flows.edge) };
 }

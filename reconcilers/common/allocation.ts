@@ -78,6 +78,21 @@ export class Allocator {
     throw new Transient('AllocationContended', `no claim won in ${String(rounds)} rounds; it is tried again`);
   }
 
+  /** Gives an owner one more record, to be freed with the rest. */
+  async hold(fuid: string, key: string, record: object): Promise<void> {
+    const entry = await consul('reading', () => this.store.get(keys.owner(fuid)));
+    const owner = entry && parseRecord(ownerRecord, entry);
+    if (!owner) throw new Transient('AllocationUnseen', 'what was allocated is not visible yet');
+    const held = { keys: [...new Set([...owner.value.keys, key])] };
+    const result = await consul('claiming', () =>
+      this.store.transact([
+        { verb: 'cas', key, value: serialise(record), index: 0 },
+        { verb: 'cas', key: keys.owner(fuid), value: serialise(held), index: owner.index },
+      ]),
+    );
+    if (!result.ok) throw new Transient('RecordChanged', 'what is held changed meanwhile; it is read again');
+  }
+
   /** Frees exactly what the owner holds, and nothing that has since been given to another. */
   async release(fuid: string): Promise<void> {
     const entry = await consul('releasing', () => this.store.get(keys.owner(fuid)));

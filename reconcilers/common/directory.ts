@@ -6,17 +6,19 @@ import {
   keys,
   networkRecord,
   parseRecord,
+  policyRecord,
   prefixes,
   vmRecord,
   type InterfaceRecord,
   type NetworkRecord,
+  type Policy,
   type Versioned,
   type VmRecord,
 } from './records.js';
 
 /** What changed in the directory. */
 export interface DirectoryChange {
-  /** Networks whose record changed, or one of whose machines did, by fuid. */
+  /** Networks whose record or policy changed, or one of whose machines did, by fuid. */
   readonly networks: ReadonlySet<string>;
   /** The VNIs that those networks have or had. */
   readonly vnis: ReadonlySet<number>;
@@ -31,6 +33,7 @@ type Change = { networks: Iterable<string>; vnis: Iterable<number>; machines: It
  */
 export class Directory {
   readonly #networks = new Map<string, Versioned<NetworkRecord>>();
+  readonly #policies = new Map<string, Versioned<Policy>>();
   readonly #byVni = new Map<number, string>();
   readonly #machines = new Map<string, Versioned<VmRecord>>();
   readonly #machinesOf = new Map<string, Set<string>>();
@@ -65,6 +68,7 @@ export class Directory {
     this.#views = [
       follow(prefixes.network, (fuid, entry) => this.#takeNetwork(fuid, entry)),
       follow(prefixes.vm, (fuid, entry) => this.#takeMachine(fuid, entry)),
+      follow(prefixes.policy, (fuid, entry) => this.#takePolicy(fuid, entry)),
     ];
   }
 
@@ -87,6 +91,11 @@ export class Directory {
 
   networks(): IterableIterator<[string, Versioned<NetworkRecord>]> {
     return this.#networks.entries();
+  }
+
+  /** A network's firewall and flows; undefined: it has none. */
+  policy(fuid: string): Versioned<Policy> | undefined {
+    return this.#policies.get(fuid);
   }
 
   networkOfVni(vni: number): string | undefined {
@@ -130,7 +139,7 @@ export class Directory {
 
   /** Throws Stalled if the record of that object can't be read: it must not be taken for one that does not exist. */
   assertSound(fuid: string): void {
-    const key = [keys.network(fuid), keys.vm(fuid)].find((each) => this.#damaged.has(each));
+    const key = [keys.network(fuid), keys.policy(fuid), keys.vm(fuid)].find((each) => this.#damaged.has(each));
     if (key !== undefined)
       throw new Stalled(
         'RecordDamaged',
@@ -169,6 +178,14 @@ export class Directory {
       this.#byVni.set(record.value.vni, fuid);
     }
     return { networks: [fuid], vnis, machines: [] };
+  }
+
+  #takePolicy(fuid: string, entry: Entry | undefined): Change {
+    const record = entry && parseRecord(policyRecord, entry);
+    if (record) this.#policies.set(fuid, record);
+    else this.#policies.delete(fuid);
+    const vni = this.#networks.get(fuid)?.value.vni;
+    return { networks: [fuid], vnis: vni === undefined ? [] : [vni], machines: [] };
   }
 
   #takeMachine(fuid: string, entry: Entry | undefined): Change {

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { flowSchema } from '../../crds/index.js';
 import type { Entry } from '../../drivers/consul/types.js';
 import { Stalled } from './errors.js';
 
@@ -10,6 +11,7 @@ export const keys = {
   ip: (networkFuid: string, address: string) => `isthmus/ip/${networkFuid}/${address}`,
   mac: (mac: string) => `isthmus/mac/${mac}`,
   network: (fuid: string) => `isthmus/network/${fuid}`,
+  policy: (networkFuid: string) => `isthmus/policy/${networkFuid}`,
   owner: (fuid: string) => `isthmus/owner/${fuid}`,
   vm: (fuid: string) => `isthmus/vm/${fuid}`,
   site: (name: string) => `isthmus/site/${name}`,
@@ -23,6 +25,7 @@ export const prefixes = {
   ip: 'isthmus/ip/',
   mac: 'isthmus/mac/',
   network: 'isthmus/network/',
+  policy: 'isthmus/policy/',
   owner: 'isthmus/owner/',
   vm: 'isthmus/vm/',
 } as const;
@@ -48,6 +51,30 @@ export const networkRecord = z.object({
 });
 export type NetworkRecord = z.infer<typeof networkRecord>;
 
+const firewallPolicy = z.object({
+  defaultAction: z.enum(['Allow', 'Deny']),
+  rules: z.array(
+    z.object({
+      direction: z.enum(['Ingress', 'Egress']),
+      action: z.enum(['Allow', 'Deny']),
+      protocol: z.enum(['TCP', 'UDP', 'ICMP']).optional(),
+      ports: z.array(z.string()).optional(),
+      peers: z.array(z.string()).optional().describe('blocks; networks that a rule names are resolved to theirs'),
+    }),
+  ),
+});
+export type FirewallPolicy = z.infer<typeof firewallPolicy>;
+
+/** What a network's frames meet on their way, as last accepted: a spec with a fault leaves it as it is. */
+export const policyRecord = z.object({
+  firewall: firewallPolicy.optional(),
+  flows: z.array(flowSchema),
+});
+export type Policy = z.infer<typeof policyRecord>;
+
+const role = z.enum(['Router', 'DHCP', 'DNS', 'LoadBalancer']);
+export type Role = z.infer<typeof role>;
+
 /** One machine's interface, as every site needs it to forward to it. */
 export const interfaceRecord = z.object({
   network: z.string().describe('fuid of the network'),
@@ -55,6 +82,8 @@ export const interfaceRecord = z.object({
   id: z.string().describe('iface-id of the OVS port'),
   mac: z.string(),
   address: z.string(),
+  role: role.optional().describe('what it may say beyond others'),
+  allowed: z.array(z.string()).optional().describe('addresses and blocks that it may speak for beside its own'),
 });
 export type InterfaceRecord = z.infer<typeof interfaceRecord>;
 

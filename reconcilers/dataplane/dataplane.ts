@@ -6,7 +6,8 @@ import type { HostRef } from '../common/records.js';
 import { hostKey, type Host, type Hosts } from '../host.js';
 import { Ports } from './ports.js';
 import { Program } from './program.js';
-import { bridgeFlows, networkFlows, type BridgeFlows, type LocalPort, type Location } from './tables.js';
+import type { LocalPort } from './security.js';
+import { bridgeFlows, networkFlows, type BridgeFlows, type Location } from './tables.js';
 
 /** How far a network's flows on one host are what they should be. */
 export interface FlowReport {
@@ -222,6 +223,7 @@ class HostDataplane {
       if (units.has('bridge') && this.directory.current && this.directory.isSound)
         for (const vni of this.#orphans()) units.add(vni);
       for (const unit of units) this.#wanted.set(unit, this.#compile(unit));
+      await this.#forget(units);
       const flows = (bridge: 'int' | 'edge') =>
         new Map([...units].map((unit) => [cookieOf(unit), this.#wanted.get(unit)?.[bridge] ?? []] as const));
       await Promise.all([int.apply(flows('int')), edge.apply(flows('edge'))]);
@@ -231,6 +233,18 @@ class HostDataplane {
       if (this.#isConnected) this.log('flows not applied', { host: hostKey(this.host), error: messageOf(error) });
       return messageOf(error);
     }
+  }
+
+  /** A port that is new here may have the number of an earlier one, whose connections are not its own. */
+  async #forget(units: Iterable<Unit>): Promise<void> {
+    const { int } = this.#programs;
+    const patch = this.ports.named(patchPorts.int);
+    const zones = new Set<number>();
+    for (const unit of units)
+      for (const { match } of this.#wanted.get(unit)?.int ?? [])
+        if (match.inPort !== undefined && match.inPort !== patch && !int.admits(cookieOf(unit), match.inPort))
+          zones.add(match.inPort);
+    await Promise.all([...zones].map((zone) => this.host.int.flushConnections(zone)));
   }
 
   get #isConnected(): boolean {
@@ -271,15 +285,17 @@ class HostDataplane {
     const ports: LocalPort[] = [];
     const locations: Location[] = [];
     for (const [, machine] of this.directory.machinesOf(fuid))
-      for (const { network: of, id, mac, address } of machine.interfaces) {
+      for (const { network: of, id, mac, address, role, allowed } of machine.interfaces) {
         if (of !== fuid) continue;
         const port = this.ports.machine(id);
-        if (port !== undefined) ports.push({ port, mac, address });
+        if (port !== undefined) ports.push({ port, mac, address, role, allowed });
         if (hostKey(machine) !== hostKey(this.host))
           locations.push({ mac, at: 'elsewhere', tunnel: this.ports.tunnel(hostKey(machine)) });
         else if (port !== undefined) locations.push({ mac, at: 'here', port });
       }
     const tunnels = network.sites.flatMap((site) => this.ports.tunnelsTo(site));
-    return networkFlows({ vni: unit, vlan: network.vlan, patch: { int, edge }, ports, locations, tunnels });
+    const policy = this.directory.policy(fuid)?.value ?? { flows: [] };
+    const { vlan, cidr } = network;
+    return networkFlows({ vni: unit, vlan, cidr, patch: { int, edge }, ports, locations, tunnels, policy });
   }
 }

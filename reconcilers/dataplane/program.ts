@@ -95,6 +95,11 @@ export class Program {
     return installed ? wanted.filter((flow) => installed.has(flowKey(flow))).length : 0;
   }
 
+  /** Whether a flow of the cookie for frames that come in by that port is there. */
+  admits(cookie: bigint, inPort: number): boolean {
+    return [...(this.#installed?.get(cookie)?.values() ?? [])].some(({ flow }) => flow.match.inPort === inPort);
+  }
+
   /** Makes the cookies' flows the wanted ones: one atomic bundle for all of them, none if nothing differs. */
   async apply(wanted: ReadonlyMap<bigint, readonly Flow[]>): Promise<void> {
     await this.#exclusively(async () => {

@@ -1,17 +1,26 @@
+import type { Flow as UserFlow } from '../../crds/index.js';
 import type { Action, Flow, Match } from '../../drivers/openflow/types.js';
+import { given } from '../common/given.js';
 import { bridgeCookie, networkCookie } from '../common/identity.js';
+import type { Policy } from '../common/records.js';
+import { firewallFlows } from './firewall.js';
+import {
+  blockOf,
+  deliver,
+  edgeTables,
+  etherTypes,
+  ipProtocols,
+  metadataOf,
+  registers,
+  tables,
+  type Uncookied,
+} from './layout.js';
+import { admissionFlows, type LocalPort } from './security.js';
 
 /**
- * The flow tables of docs/adr/0001, compiled. Pure: the flows of one network on one host are a function of what is
+ * The flow tables of docs/adr/0001 and 0003, compiled. Pure: the flows of one network on one host are a function of what is
  * passed here, and of nothing else.
  */
-
-/** A machine's interface whose port is on this host. */
-export interface LocalPort {
-  readonly port: number;
-  readonly mac: string;
-  readonly address: string;
-}
 
 /** A machine of the network, wherever it is; where its frames go from this host. */
 export type Location =
@@ -22,6 +31,7 @@ export type Location =
 export interface NetworkOnHost {
   readonly vni: number;
   readonly vlan: number;
+  readonly cidr: string;
   /** Each end of the patch pair. */
   readonly patch: { readonly int: number; readonly edge: number };
   /** Every port of the network's machines on this host, the incoming end of a migration too. */
@@ -29,6 +39,7 @@ export interface NetworkOnHost {
   readonly locations: readonly Location[];
   /** Tunnels to the hosts of the network's other sites and to this site's other hosts. */
   readonly tunnels: readonly number[];
+  readonly policy: Policy;
 }
 
 export interface BridgeFlows {
@@ -36,27 +47,25 @@ export interface BridgeFlows {
   readonly edge: readonly Flow[];
 }
 
-const tables = { classify: 0, egress: 1, forward: 2, ingress: 3 } as const;
-const outputRegister = 0;
-const etherTypes = { ipv4: 0x0800, arp: 0x0806, rarp: 0x8035 } as const;
-const udp = 17;
-const metadataMask = 0xffffffn;
 /** The group bit: broadcast and multicast. */
 const group = '01:00:00:00:00:00/01:00:00:00:00:00';
+/** Users' priorities, 1 to 1000, come above what every frame of a network meets. */
+const userBand = 1_000;
 
 /** What every isth-int has, whichever networks there are. isth-edge has nothing of the kind. */
 export function bridgeFlows(): BridgeFlows {
-  const cookie = bridgeCookie;
+  const otherwise = (table: number, instructions: Flow['instructions']): Flow => ({
+    table,
+    priority: 0,
+    cookie: bridgeCookie,
+    match: {},
+    instructions,
+  });
   return {
     int: [
-      { table: tables.egress, priority: 0, cookie, match: {}, instructions: { goto: tables.forward } },
-      {
-        table: tables.ingress,
-        priority: 0,
-        cookie,
-        match: {},
-        instructions: { apply: [{ type: 'outputRegister', register: outputRegister }] },
-      },
+      otherwise(tables.policy, { goto: tables.egress }),
+      otherwise(tables.egress, { goto: tables.forward }),
+      otherwise(tables.ingress, { apply: [deliver] }),
     ],
     edge: [],
   };
@@ -64,61 +73,87 @@ export function bridgeFlows(): BridgeFlows {
 
 export function networkFlows(network: NetworkOnHost): BridgeFlows {
   const cookie = networkCookie(network.vni);
-  const own = (flow: Omit<Flow, 'cookie'>): Flow => ({ ...flow, cookie });
+  const own = (flow: Uncookied): Flow => ({ ...flow, cookie });
+  const { firewall, flows } = network.policy;
+  const user = (at: UserFlow['at']): readonly UserFlow[] => flows.filter((flow) => flow.at === at);
   return {
-    int: [...network.ports.flatMap((port) => admit(network, port)), ...fromPatch(network), ...forward(network)].map(
-      own,
-    ),
-    edge: edge(network).map(own),
+    int: [
+      ...network.ports.flatMap((port) => admissionFlows(network, port)),
+      fromPatch(network),
+      ...user('Port').map((flow) => atPort(network, flow)),
+      // Nothing leaves or reaches a machine where there is none.
+      ...(firewall && network.ports.length > 0 ? firewallFlows(network.vni, firewall) : []),
+      ...forward(network),
+    ].map(own),
+    edge: [...outgoing(network, user('Boundary')), ...incoming(network)].map(own),
   };
 }
 
-type Uncookied = Omit<Flow, 'cookie'>;
-
-/** Port security: what a machine may say, by whom it is. */
-function admit(network: NetworkOnHost, { port, mac, address }: LocalPort): Uncookied[] {
-  const from = { inPort: port, vlanId: 'none', ethSrc: mac } as const;
-  const allowed: Match[] = [
-    { ...from, ethType: etherTypes.arp, arpSha: mac, arpSpa: address },
-    { ...from, ethType: etherTypes.arp, arpSha: mac, arpSpa: '0.0.0.0' },
-    { ...from, ethType: etherTypes.ipv4, ipv4Src: address },
-    {
-      ...from,
-      ethType: etherTypes.ipv4,
-      ipv4Src: '0.0.0.0',
-      ipv4Dst: '255.255.255.255',
-      ipProtocol: udp,
-      udpSrc: 68,
-      udpDst: 67,
-    },
-    { ...from, ethType: etherTypes.rarp },
-  ];
-  const noDhcpServer: Match = { inPort: port, vlanId: 'none', ethType: etherTypes.ipv4, ipProtocol: udp, udpSrc: 67 };
-  return [
-    { table: tables.classify, priority: 200, match: noDhcpServer, instructions: {} },
-    ...allowed.map((match) => ({
-      table: tables.classify,
-      priority: 100,
-      match,
-      instructions: { writeMetadata: metadataOf(network), goto: tables.egress },
-    })),
-  ];
+function fromPatch({ patch, vlan, vni }: NetworkOnHost): Uncookied {
+  return {
+    table: tables.classify,
+    priority: 100,
+    match: { inPort: patch.int, vlanId: vlan },
+    instructions: { apply: [{ type: 'popVlan' }], writeMetadata: metadataOf(vni), goto: tables.forward },
+  };
 }
 
-function fromPatch(network: NetworkOnHost): Uncookied[] {
-  return [
-    {
-      table: tables.classify,
-      priority: 100,
-      match: { inPort: network.patch.int, vlanId: network.vlan },
-      instructions: { apply: [{ type: 'popVlan' }], writeMetadata: metadataOf(network), goto: tables.forward },
-    },
+/** A user's flow sees what a machine of its network sends, and nothing else: metadata says whose it is. */
+function atPort({ vni }: NetworkOnHost, flow: UserFlow): Uncookied {
+  return {
+    table: tables.policy,
+    priority: flow.priority,
+    match: { ...matchOf(flow), metadata: metadataOf(vni) },
+    instructions: consequence(flow, tables.egress),
+  };
+}
+
+/** At the boundary the network's tag says whose it is. */
+function atBoundary({ patch, vlan }: NetworkOnHost, flow: UserFlow): Uncookied {
+  return {
+    table: edgeTables.classify,
+    priority: userBand + flow.priority,
+    match: { ...matchOf(flow), inPort: patch.edge, vlanId: vlan },
+    instructions: consequence(flow, edgeTables.forward),
+  };
+}
+
+function matchOf({ match: { ethType, ipProtocol, icmpType, icmpCode, ipv4Src, ipv4Dst, ...same } }: UserFlow): Match {
+  return given({
+    ...same,
+    ipv4Src: ipv4Src && blockOf(ipv4Src),
+    ipv4Dst: ipv4Dst && blockOf(ipv4Dst),
+    ethType: ethType && etherTypes[ethType],
+    ipProtocol: ipProtocol && ipProtocols[ipProtocol],
+    icmpv4Type: icmpType,
+    icmpv4Code: icmpCode,
+  });
+}
+
+function consequence({ actions }: UserFlow, next: number): Flow['instructions'] {
+  if (actions.some(({ drop }) => drop !== undefined)) return {};
+  const apply = actions.flatMap(({ setField }) => settings(setField));
+  return { ...(apply.length > 0 ? { apply } : {}), goto: next };
+}
+
+type SetField = NonNullable<UserFlow['actions'][number]['setField']>;
+
+/** The schema has seen to it that there is exactly one field. */
+function settings({ ethSrc, ethDst, ipv4Src, ipv4Dst, tcpDst, udpDst }: SetField = {}): Action[] {
+  const fields = [
+    ethSrc !== undefined && { ethSrc },
+    ethDst !== undefined && { ethDst },
+    ipv4Src !== undefined && { ipv4Src },
+    ipv4Dst !== undefined && { ipv4Dst },
+    tcpDst !== undefined && { tcpDst },
+    udpDst !== undefined && { udpDst },
   ];
+  return fields.filter((field) => field !== false).map((field) => ({ type: 'setField', field }));
 }
 
 function forward(network: NetworkOnHost): Uncookied[] {
   const toPatch = tagged(network.vlan, network.patch.int);
-  const metadata = { value: BigInt(network.vni), mask: metadataMask };
+  const metadata = metadataOf(network.vni);
   const unicast = network.locations.map((location) => ({
     table: tables.forward,
     priority: 100,
@@ -142,46 +177,50 @@ function forward(network: NetworkOnHost): Uncookied[] {
   ];
 }
 
-function edge(network: NetworkOnHost): Uncookied[] {
-  const outgoing = { inPort: network.patch.edge, vlanId: network.vlan } as const;
+/** From the machines here to the other hosts. */
+function outgoing(network: NetworkOnHost, user: readonly UserFlow[]): Uncookied[] {
+  const match = { inPort: network.patch.edge, vlanId: network.vlan } as const;
   const encapsulate: Action[] = [{ type: 'popVlan' }, { type: 'setField', field: { tunnelId: BigInt(network.vni) } }];
+  const to = (tunnels: readonly number[]): Flow['instructions'] => ({
+    apply: [...encapsulate, ...tunnels.map((port): Action => ({ type: 'output', port }))],
+  });
   const unicast = network.locations.flatMap((location): Uncookied[] =>
     location.at === 'elsewhere' && location.tunnel !== undefined
       ? [
           {
-            table: 0,
+            table: edgeTables.forward,
             priority: 100,
-            match: { ...outgoing, ethDst: location.mac },
-            instructions: { apply: [...encapsulate, { type: 'output', port: location.tunnel }] },
+            match: { ...match, ethDst: location.mac },
+            instructions: to([location.tunnel]),
           },
         ]
       : [],
   );
-  const flood: Uncookied[] =
-    network.tunnels.length === 0
-      ? []
-      : [
-          {
-            table: 0,
-            priority: 90,
-            match: { ...outgoing, ethDst: group },
-            instructions: {
-              apply: [...encapsulate, ...network.tunnels.map((port): Action => ({ type: 'output', port }))],
-            },
-          },
-        ];
-  const incoming = network.tunnels.map((tunnel) => ({
-    table: 0,
-    priority: 100,
-    match: { inPort: tunnel, tunnelId: BigInt(network.vni) },
-    instructions: { apply: tagged(network.vlan, network.patch.edge) },
-  }));
-  return [...unicast, ...flood, ...incoming];
+  if (network.tunnels.length === 0) return unicast;
+  return [
+    { table: edgeTables.classify, priority: 100, match, instructions: { goto: edgeTables.forward } },
+    ...user.map((flow) => atBoundary(network, flow)),
+    ...unicast,
+    {
+      table: edgeTables.forward,
+      priority: 90,
+      match: { ...match, ethDst: group },
+      instructions: to(network.tunnels),
+    },
+  ];
 }
 
-const metadataOf = (network: NetworkOnHost) => ({ value: BigInt(network.vni), mask: metadataMask });
+/** From the other hosts to the machines here: to the patch, never to another tunnel. */
+function incoming({ tunnels, vni, vlan, patch }: NetworkOnHost): Uncookied[] {
+  return tunnels.map((tunnel) => ({
+    table: edgeTables.classify,
+    priority: 100,
+    match: { inPort: tunnel, tunnelId: BigInt(vni) },
+    instructions: { apply: tagged(vlan, patch.edge) },
+  }));
+}
 
-const toRegister = (port: number): Action => ({ type: 'loadRegister', register: outputRegister, value: port });
+const toRegister = (port: number): Action => ({ type: 'loadRegister', register: registers.output, value: port });
 
 const tagged = (vlan: number, port: number): Action[] => [
   { type: 'pushVlan' },

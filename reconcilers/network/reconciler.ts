@@ -3,7 +3,7 @@ import type { KeyValueStore } from '../../drivers/consul/types.js';
 import { consul, federatedUid, type Allocator, type Grant } from '../common/allocation.js';
 import { within } from '../common/deadline.js';
 import type { Directory } from '../common/directory.js';
-import { isInterruption, messageOf, Transient, Waiting } from '../common/errors.js';
+import { isInterruption, messageOf, Transient, Waiting, type Interruption } from '../common/errors.js';
 import { hint, integrationBridge, networkName } from '../common/identity.js';
 import { pickFree } from '../common/ip.js';
 import { interrupted, type Outcome } from '../common/outcome.js';
@@ -13,6 +13,7 @@ import { hostKey, type Host, type Hosts } from '../host.js';
 import type { Objects } from '../objects.js';
 import { ensureNetwork, removeNetwork } from './libvirt.js';
 import { planNetwork, vniRange, type NetworkPlan } from './plan.js';
+import { adoptPolicy, planPolicy } from './policy.js';
 
 export interface NetworkDependencies {
   readonly objects: Objects;
@@ -45,6 +46,7 @@ export async function reconcileNetwork(
     return interrupted(statusOf(network, fuid, record?.value, [], dependencies), error);
   }
   const { value } = record;
+  const refused = await servePolicy(network, fuid, dependencies);
   const sites = await Promise.all(value.sites.map((site) => ensureSite(network, fuid, value, site, dependencies)));
   const leaving = value.leaving.map((name): FederatedNetworkSite => ({
     name,
@@ -52,7 +54,23 @@ export async function reconcileNetwork(
     reason: 'Leaving',
     message: 'waiting for all its hosts to answer, to remove the network there',
   }));
-  return conclude(statusOf(network, fuid, value, [...sites, ...leaving], dependencies));
+  const status = statusOf(network, fuid, value, [...sites, ...leaving], dependencies);
+  return refused ? interrupted(status, refused) : conclude(status);
+}
+
+/** A firewall or flow with a fault is told, and what was accepted before stays in force. */
+async function servePolicy(
+  network: FederatedNetwork,
+  fuid: string,
+  dependencies: NetworkDependencies,
+): Promise<Interruption | undefined> {
+  try {
+    await adoptPolicy(fuid, planPolicy(network, dependencies.objects), dependencies);
+    return undefined;
+  } catch (error) {
+    if (isInterruption(error)) return error;
+    throw error;
+  }
 }
 
 function conclude(status: Status): Outcome<Status> {
@@ -192,13 +210,16 @@ async function ensureSite(
   site: string,
   dependencies: NetworkDependencies,
 ): Promise<FederatedNetworkSite> {
-  const { hosts, objects } = dependencies;
+  const { hosts, objects, directory } = dependencies;
   const name = networkName(network.metadata.name, fuid);
   const wanted = { fuid, name, vlan: record.vlan };
   const base = {
     name: site,
     endpoint: name,
     bridge: integrationBridge,
+    vlanId: record.vlan,
+    vni: record.vni,
+    machines: [...directory.machinesOf(fuid)].filter(([, machine]) => machine.site === site).length,
     controller: objects.site(site)?.spec.sdnController?.type ?? 'BuiltIn',
   };
   const members = hosts.ofSite(site);
@@ -247,9 +268,16 @@ function statusOf(
   return {
     ...(record ? { vlanId: record.vlan, vni: record.vni, mtu: record.mtu } : {}),
     sites: shown,
+    bySite: shown.map(inALine).join(', '),
     sitesReady: `${String(shown.filter((site) => site.ready).length)}/${String(record?.sites.length ?? network.spec.sites?.length ?? 0)}`,
     machines: [...directory.machinesOf(fuid)].length,
   };
+}
+
+function inALine({ name, controller, flows, machines }: FederatedNetworkSite): string {
+  const present = flows ? ` ${String(flows.present)}/${String(flows.wanted)} flows` : '';
+  const attached = machines === undefined ? '' : ` ${String(machines)} machine${machines === 1 ? '' : 's'}`;
+  return `${name} ${controller ?? ''}${present}${attached}`;
 }
 
 /** Removes the network from every site, then gives back what it holds. A network with machines stays, and names them. */

@@ -2,6 +2,7 @@ import { formatAddress, type FederatedVM } from '../../crds/index.js';
 import type { Allocator, Claim, Grant } from '../common/allocation.js';
 import type { Directory } from '../common/directory.js';
 import { Transient, Waiting } from '../common/errors.js';
+import { given } from '../common/given.js';
 import { hint, interfaceId, macAddress } from '../common/identity.js';
 import { pickFree } from '../common/ip.js';
 import { keys, type HostRef, type InterfaceRecord, type Versioned, type VmRecord } from '../common/records.js';
@@ -19,7 +20,10 @@ export async function allocateMachine(
   const { namespace, name } = machine.metadata;
   const propose = (lost: ReadonlySet<string>): Grant => {
     const isFree = (key: string): boolean => !lost.has(key) && !allocator.isTaken(key);
-    const interfaces = plan.networks.map((network, index) => proposeInterface(network, fuid, index, isFree));
+    const interfaces = plan.networks.map((network, index) => ({
+      ...proposeInterface(network, fuid, index, isFree),
+      ...permissions(plan, network),
+    }));
     const record: VmRecord = {
       namespace,
       name,
@@ -46,6 +50,12 @@ export async function allocateMachine(
   if (!record) throw new Transient('AllocationUnseen', 'what was allocated is not visible yet');
   return record;
 }
+
+/** What port security lets the machine say on that network beyond its own address. */
+export const permissions = (
+  { role }: MachinePlan,
+  { allowed }: PlannedInterface,
+): Pick<InterfaceRecord, 'role' | 'allowed'> => given({ role, allowed: allowed && [...allowed] });
 
 function proposeInterface(
   network: PlannedInterface,

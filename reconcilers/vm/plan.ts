@@ -11,11 +11,13 @@ import {
 } from '../../crds/index.js';
 import { Stalled, Waiting } from '../common/errors.js';
 import { usable, type Space } from '../common/ip.js';
-import type { NetworkRecord } from '../common/records.js';
+import type { NetworkRecord, Role } from '../common/records.js';
 import { machineSize, type MachineSize } from './size.js';
 
 /** What a machine's spec comes to, with its template and its networks. */
 export interface MachinePlan {
+  /** What its template lets it do beyond others. */
+  readonly role: Role | undefined;
   readonly size: MachineSize;
   readonly image: string;
   readonly storage: StorageKind;
@@ -32,6 +34,8 @@ export interface PlannedInterface {
   readonly record: NetworkRecord;
   /** The pinned address. */
   readonly address: string | undefined;
+  /** Addresses and blocks that it may speak for beside its own. */
+  readonly allowed: readonly string[] | undefined;
   /** The addresses that may be given away. */
   readonly space: Space;
   readonly prefixLength: number;
@@ -73,6 +77,7 @@ export function planMachine(machine: FederatedVM, references: References): Machi
     );
   const networks = spec.networks.map((_, index) => planInterface(machine, index, references));
   return {
+    role: template?.spec.role,
     size: machineSize(spec, template?.spec),
     image: image.name,
     storage,
@@ -85,7 +90,7 @@ export function planMachine(machine: FederatedVM, references: References): Machi
 }
 
 function planInterface(machine: FederatedVM, index: number, references: References): PlannedInterface {
-  const { name = '', address } = machine.spec.networks[index] ?? {};
+  const { name = '', address, allowedAddressPairs } = machine.spec.networks[index] ?? {};
   const field = `spec.networks[${String(index)}]`;
   const found = references.networks.get(name);
   if (!found || (found.object.metadata.deletionTimestamp !== undefined && !references.placed))
@@ -100,12 +105,14 @@ function planInterface(machine: FederatedVM, index: number, references: Referenc
     throw new Waiting('NetworkNotReady', `${field}: FederatedNetwork ${name} has no VLAN and VNI yet`, 5_000);
   const reserved = (network.spec.reservedRanges ?? []).flatMap((range) => parseRange(range) ?? []);
   const gateway = network.spec.gateway === undefined ? undefined : parseAddress(network.spec.gateway);
-  if (address !== undefined) refuseAddress(`${field}.address`, address, network.spec.cidr, network.spec.gateway);
+  const isRouter = references.template?.spec.role === 'Router';
+  if (address !== undefined) refuseAddress(`${field}.address`, address, network.spec, isRouter);
   return {
     name,
     fuid,
     record,
     address,
+    allowed: allowedAddressPairs?.map((pair) => pair.address),
     space: {
       ...usable(cidr),
       exclude: gateway === undefined ? reserved : [...reserved, { first: gateway, last: gateway }],
@@ -116,7 +123,12 @@ function planInterface(machine: FederatedVM, index: number, references: Referenc
 }
 
 /** A pinned address may lie in a reserved range (that is what reserving is for), but not outside the network. */
-function refuseAddress(field: string, address: string, cidrText: string, gateway: string | undefined): void {
+function refuseAddress(
+  field: string,
+  address: string,
+  { cidr: cidrText, gateway }: FederatedNetwork['spec'],
+  isRouter: boolean,
+): void {
   const [cidr, value] = [parseCidr(cidrText), parseAddress(address)];
   if (!cidr || value === undefined || !contains(cidr, value))
     throw new Stalled(
@@ -128,6 +140,9 @@ function refuseAddress(field: string, address: string, cidrText: string, gateway
       'AddressNotUsable',
       `${field}: ${address} is the network or broadcast address of ${cidrText}; choose another`,
     );
-  if (address === gateway)
-    throw new Stalled('AddressNotUsable', `${field}: ${address} is the gateway of the network; choose another`);
+  if (address === gateway && !isRouter)
+    throw new Stalled(
+      'AddressNotUsable',
+      `${field}: ${address} is the gateway of the network, which only a machine of a template with role Router may be; choose another`,
+    );
 }

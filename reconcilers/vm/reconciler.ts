@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { isDeepStrictEqual } from 'node:util';
 import type { FederatedNetwork, FederatedVM, FederatedVMStatus, VMMigration, VMPhase } from '../../crds/index.js';
 import type { KeyValueStore } from '../../drivers/consul/types.js';
 import { constants } from '../../drivers/libvirt/index.js';
@@ -15,6 +16,7 @@ import {
   parseRecord,
   serialise,
   vmRecord,
+  type InterfaceRecord,
   type NetworkRecord,
   type Versioned,
   type VmRecord,
@@ -23,7 +25,7 @@ import { parseXml } from '../common/xml.js';
 import type { Dataplane } from '../dataplane/dataplane.js';
 import { hostKey, type Host, type Hosts, type LibvirtLink, type ObservedDomain } from '../host.js';
 import type { Objects, ReadSecret } from '../objects.js';
-import { allocateMachine, placementOf } from './allocate.js';
+import { allocateMachine, permissions, placementOf } from './allocate.js';
 import { createVolumes, deleteVolumes, diskPlace, findVolumes, type DiskPlace, type MachineVolumes } from './disk.js';
 import { domainXml } from './domain.js';
 import { planMachine, type MachinePlan, type References } from './plan.js';
@@ -159,19 +161,21 @@ async function ensure(
   machine: FederatedVM,
   fuid: string,
   plan: MachinePlan,
-  record: Versioned<VmRecord>,
+  found: Versioned<VmRecord>,
   dependencies: MachineDependencies,
 ): Promise<Outcome<Status>> {
-  if (record.value.phase === 'Moving') {
-    const { target } = record.value;
+  if (found.value.phase === 'Moving') {
+    const { target } = found.value;
     return working(
-      statusOf(machine, fuid, record.value, 'Migrating', plan),
+      statusOf(machine, fuid, found.value, 'Migrating', plan),
       'Migrating',
       `moving to ${target ? hostKey(target) : 'another host'}`,
     );
   }
-  if (record.value.phase === 'Deleting')
+  if (found.value.phase === 'Deleting')
     throw new Waiting('Deleting', 'an earlier deletion of this machine is still going on', 2_000);
+  refuseNewNetworks(plan, found.value);
+  const record = await permit(fuid, plan, found, dependencies);
   const moved = await servePlacement(machine, fuid, record, dependencies);
   const { host, link, connection } = reach(record.value, dependencies);
   refuseDouble(fuid, record.value, dependencies);
@@ -183,7 +187,6 @@ async function ensure(
       10_000,
     );
   const disks = diskPlace(host, site, plan.storage, dependencies.hosts);
-  refuseNewNetworks(plan, record.value);
   requireNetworks(record.value, host);
   const uuid = domainUuid(fuid);
   const at = `site ${host.site}, host ${host.host}`;
@@ -264,6 +267,28 @@ function refuseNewNetworks(plan: MachinePlan, record: VmRecord): void {
       'NetworksChanged',
       `spec.networks: this version can't attach or detach networks of an existing machine; restore ${given.join(', ')}, or make a new machine`,
     );
+}
+
+/** What port security lets the machine say follows its spec and its template; the data planes follow the record. */
+async function permit(
+  fuid: string,
+  plan: MachinePlan,
+  record: Versioned<VmRecord>,
+  { store, directory }: MachineDependencies,
+): Promise<Versioned<VmRecord>> {
+  const interfaces = record.value.interfaces.map(({ network, name, id, mac, address }, at): InterfaceRecord => {
+    const planned = plan.networks[at];
+    return { network, name, id, mac, address, ...(planned ? permissions(plan, planned) : {}) };
+  });
+  if (isDeepStrictEqual(interfaces, record.value.interfaces)) return record;
+  const next: VmRecord = { ...record.value, interfaces };
+  const result = await consul('updating the machine', () =>
+    store.transact([{ verb: 'cas', key: keys.vm(fuid), value: serialise(next), index: record.index }]),
+  );
+  const written = directory.machine(fuid);
+  if (!result.ok || !written)
+    throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
+  return written;
 }
 
 /** A domain can't start on a libvirt network that is not up; its coming up brings the machine back here. */

@@ -690,6 +690,26 @@ const networks: Case[] = [
     spec: firewallRule({}),
     ...refused('spec.firewall.rules[0].direction'),
   },
+  {
+    name: 'a peer that is another network',
+    reason: 'a router joins networks of a tenant, and people know them by name',
+    kind: 'FederatedNetwork',
+    spec: firewallRule({ direction: 'Ingress', from: [{ network: 'red' }, { cidr: '10.0.0.0/8' }] }),
+  },
+  {
+    name: 'a peer that is both',
+    reason: 'which of the two would count',
+    kind: 'FederatedNetwork',
+    spec: firewallRule({ direction: 'Ingress', from: [{ network: 'red', cidr: '10.0.0.0/8' }] }),
+    ...refused('spec.firewall.rules[0].from[0]', 'exactly one of cidr and network'),
+  },
+  {
+    name: 'a peer that is nothing',
+    reason: 'it would match everyone by accident',
+    kind: 'FederatedNetwork',
+    spec: firewallRule({ direction: 'Egress', to: [{}] }),
+    ...refused('spec.firewall.rules[0].to[0]', 'exactly one of cidr and network'),
+  },
   // flows
   {
     name: 'a flow that rewrites',
@@ -1054,6 +1074,28 @@ const machines: Case[] = [
     kind: 'FederatedVM',
     spec: machineWith({ networks: [{ name: 'blue', address: 'fd00::1' }] }),
     ...refused('spec.networks[0].address', 'must be an IPv4 address'),
+  },
+  {
+    name: 'address pairs',
+    reason: 'a virtual address that machines share, and what is behind a machine',
+    kind: 'FederatedVM',
+    spec: machineWith({
+      networks: [{ name: 'blue', allowedAddressPairs: [{ address: '172.16.0.100' }, { address: '10.9.0.0/16' }] }],
+    }),
+  },
+  {
+    name: 'an address pair with host bits',
+    reason: 'it would be unclear what is meant',
+    kind: 'FederatedVM',
+    spec: machineWith({ networks: [{ name: 'blue', allowedAddressPairs: [{ address: '10.9.0.1/16' }] }] }),
+    ...refused('spec.networks[0].allowedAddressPairs[0].address', 'without host bits'),
+  },
+  {
+    name: 'no address pair in the list',
+    reason: 'opting out of port security takes an explicit list',
+    kind: 'FederatedVM',
+    spec: machineWith({ networks: [{ name: 'blue', allowedAddressPairs: [] }] }),
+    ...refused('spec.networks[0].allowedAddressPairs'),
   },
   {
     name: 'an address with a prefix',

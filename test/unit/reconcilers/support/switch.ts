@@ -77,6 +77,22 @@ export class MemorySwitch implements Switch {
     return Promise.resolve();
   }
 
+  setMeter(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  removeMeter(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  meters(): Promise<never[]> {
+    return Promise.resolve([]);
+  }
+
+  flushConnections(): Promise<void> {
+    return Promise.resolve();
+  }
+
   close(): Promise<void> {
     return Promise.resolve();
   }

@@ -13,6 +13,8 @@ export interface Frame {
   readonly ip?: { readonly protocol: number; readonly src: string; readonly dst: string };
   /** Not visible in a later fragment. */
   readonly udp?: { readonly src: number; readonly dst: number };
+  readonly tcp?: { readonly src: number; readonly dst: number; readonly flags: number };
+  readonly icmp?: { readonly type: number; readonly code: number };
   readonly fragment?: 'first' | 'later';
 }
 
@@ -22,8 +24,14 @@ export interface Output {
   readonly tunnelId: bigint;
 }
 
+/** The marks of the connections that a bridge's conntrack holds, by zone and both ends. */
+export type Connections = Map<string, number>;
+
 /** A frame on its way through one bridge's tables. */
 interface Packet {
+  readonly connections: Connections;
+  /** Undefined: it has not been through conntrack. */
+  ctMark: number | undefined;
   frame: Frame;
   readonly inPort: number;
   tunnelId: bigint;
@@ -39,8 +47,18 @@ const maxDepth = 16;
  * matches wins, no match is a drop, nothing leaves by the port it came in. Throws where the outcome would be undefined (two
  * matching flows of one priority) and for anything that the tables are not known to use: nothing is passed over.
  */
-export function receive(flows: readonly Flow[], inPort: number, frame: Frame, tunnelId = 0n): Output[] {
-  const packet: Packet = { frame, inPort, tunnelId, metadata: 0n, registers: new Map(), outputs: [] };
+export function receive(
+  flows: readonly Flow[],
+  inPort: number,
+  frame: Frame,
+  tunnelId = 0n,
+  connections: Connections = new Map(),
+): Output[] {
+  const packet: Packet = {
+    ...{ frame, inPort, tunnelId, metadata: 0n, connections, ctMark: undefined },
+    registers: new Map(),
+    outputs: [],
+  };
   run(flows, 0, packet, 0);
   return packet.outputs;
 }
@@ -88,9 +106,26 @@ function act(flows: readonly Flow[], action: Action, packet: Packet, depth: numb
       set(action.field, packet);
       return;
     case 'ct':
+      track(flows, action, packet, depth);
+      return;
+    case 'ctClear':
     case 'other':
       throw new Error(`action ${action.type} is not for these tables`);
   }
+}
+
+/** A copy of the packet goes on at the table, knowing its connection; the packet itself goes on not knowing it. */
+function track(flows: readonly Flow[], action: Action & { type: 'ct' }, packet: Packet, depth: number): void {
+  const { ip, tcp, udp } = packet.frame;
+  if (!ip) throw new Error('only IP has connections');
+  const zone = typeof action.zone === 'number' ? action.zone : packet.registers.get(action.zone.register);
+  const { src = 0, dst = 0 } = tcp ?? udp ?? {};
+  const ends = [`${ip.src}:${src}`, `${ip.dst}:${dst}`].sort();
+  const connection = [zone, ip.protocol, ...ends].join(' ');
+  if (action.commit) packet.connections.set(connection, action.mark ?? 0);
+  if (action.table === undefined) return;
+  const ctMark = packet.connections.get(connection) ?? 0;
+  run(flows, action.table, { ...packet, ctMark, registers: new Map(packet.registers) }, depth + 1);
 }
 
 function output(packet: Packet, port: number): void {
@@ -103,7 +138,10 @@ function set(field: SetField, packet: Packet): void {
   else if ('vlanId' in field) {
     if (packet.frame.vlans.length === 0) throw new Error('a VLAN id is set where there is no tag');
     packet.frame = { ...packet.frame, vlans: [field.vlanId, ...packet.frame.vlans.slice(1)] };
-  } else throw new Error(`set_field of ${Object.keys(field).join()} is not for these tables`);
+  } else if ('ethDst' in field) packet.frame = { ...packet.frame, ethDst: field.ethDst };
+  else if ('ipv4Dst' in field && packet.frame.ip)
+    packet.frame = { ...packet.frame, ip: { ...packet.frame.ip, dst: field.ipv4Dst } };
+  else throw new Error(`set_field of ${Object.keys(field).join()} is not for these tables`);
 }
 
 type Fields = Required<Match>;
@@ -139,6 +177,7 @@ const predicates: Predicates = {
     return (metadata & mask) === (value & mask);
   },
   tunnelId: (wanted, { tunnelId }) => tunnelId === wanted,
+  tunnelSource: unknown,
   ethDst: (wanted, { frame }) => mac(wanted, frame.ethDst),
   ethSrc: (wanted, { frame }) => mac(wanted, frame.ethSrc),
   ethType: (wanted, { frame }) => frame.ethType === wanted,
@@ -160,14 +199,15 @@ const predicates: Predicates = {
   arpTpa: (wanted, { frame }) => ipv4(wanted, frame.arp?.tpa),
   arpSha: (wanted, { frame }) => mac(wanted, frame.arp?.sha),
   arpTha: unknown,
-  tcpSrc: unknown,
-  tcpDst: unknown,
-  icmpv4Type: unknown,
-  icmpv4Code: unknown,
+  tcpSrc: (wanted, { frame }) => port(wanted, frame.tcp?.src),
+  tcpDst: (wanted, { frame }) => port(wanted, frame.tcp?.dst),
+  tcpFlags: (wanted, { frame }) => port(wanted, frame.tcp?.flags),
+  icmpv4Type: (wanted, { frame }) => frame.icmp?.type === wanted,
+  icmpv4Code: (wanted, { frame }) => frame.icmp?.code === wanted,
   registers: unknown,
   ctState: unknown,
   ctZone: unknown,
-  ctMark: unknown,
+  ctMark: (wanted, { ctMark }) => port(wanted, ctMark),
   other: unknown,
 };
 

@@ -4,7 +4,8 @@ import {
   type BridgeFlows,
   type Location,
 } from '../../../../reconcilers/dataplane/tables.js';
-import { receive, type Frame } from './tables.js';
+import type { Policy, Role } from '../../../../reconcilers/common/records.js';
+import { receive, type Connections, type Frame } from './tables.js';
 
 export interface WorldHost {
   readonly site: string;
@@ -16,6 +17,10 @@ export interface WorldNetwork {
   readonly vlan: number;
   readonly vni: number;
   readonly sites: readonly string[];
+  /** Default: 172.16.0.0/16. */
+  readonly cidr?: string;
+  /** Default: none. */
+  readonly policy?: Policy;
 }
 
 export interface WorldMachine {
@@ -27,6 +32,8 @@ export interface WorldMachine {
   readonly host: string;
   /** Where it has a port: at both ends during a migration. Default: at its owner. */
   readonly portsAt?: readonly string[];
+  readonly role?: Role;
+  readonly allowed?: readonly string[];
 }
 
 /** A frame that left the tables by a machine's port. */
@@ -44,6 +51,7 @@ const maxHops = 500;
 /** Hosts joined by tunnels, each with the flows that the data plane would give it, and frames that travel between them. */
 export class World {
   readonly #bridges: ReadonlyMap<string, BridgeFlows>;
+  readonly #connections = new Map<string, Connections>();
   /** Hops of the last send: `a: int 10 → 1`. */
   readonly hops: string[] = [];
 
@@ -76,7 +84,10 @@ export class World {
     for (let hop = queue.shift(); hop; hop = queue.shift()) {
       const { host, bridge } = hop;
       const flows = this.#bridges.get(host)?.[bridge] ?? [];
-      for (const { port, frame, tunnelId } of receive(flows, hop.port, hop.frame, hop.tunnelId)) {
+      for (const { port, frame, tunnelId } of receive(
+        ...([flows, hop.port, hop.frame, hop.tunnelId] as const),
+        this.#connectionsOf(host),
+      )) {
         this.hops.push(`${host}: ${bridge} ${hop.port} → ${port}`);
         if (this.hops.length > maxHops) throw new Error('the frame goes round in circles');
         if (port === patch[bridge]) {
@@ -94,6 +105,23 @@ export class World {
       }
     }
     return deliveries;
+  }
+
+  /** What the hosts know of connections is lost or, if given, taken over from an earlier world. */
+  remember(connections: ReadonlyMap<string, Connections> = new Map()): this {
+    this.#connections.clear();
+    for (const [host, each] of connections) this.#connections.set(host, each);
+    return this;
+  }
+
+  get connections(): ReadonlyMap<string, Connections> {
+    return this.#connections;
+  }
+
+  #connectionsOf(host: string): Connections {
+    const connections = this.#connections.get(host) ?? new Map<string, number>();
+    this.#connections.set(host, connections);
+    return connections;
   }
 
   #portOf(machine: WorldMachine): number {
@@ -115,14 +143,16 @@ export class World {
   #compile({ site, name: host }: WorldHost): BridgeFlows {
     const parts = this.networks
       .filter(({ sites }) => sites.includes(site))
-      .map(({ name, vlan, vni, sites }) => {
+      .map(({ name, vlan, vni, sites, cidr = '172.16.0.0/16', policy = { flows: [] } }) => {
         const machines = this.machines.filter(({ network }) => network === name);
         const here = machines.filter((machine) => portsAt(machine).includes(host));
         return networkFlows({
           vni,
           vlan,
+          cidr,
+          policy,
           patch,
-          ports: here.map((machine) => ({ port: this.#portOf(machine), mac: machine.mac, address: machine.address })),
+          ports: here.map((machine) => ({ ...machine, port: this.#portOf(machine) })),
           locations: machines.flatMap((machine): Location[] => {
             if (machine.host !== host)
               return [{ mac: machine.mac, at: 'elsewhere', tunnel: this.#tunnel(host, machine.host) }];
