@@ -288,8 +288,9 @@ function readTcpFlags(body: Buffer, masked: boolean): Match['tcpFlags'] {
   if (body.length < 4 || body.readUInt32BE(0) !== ONF) return undefined;
   const read = readMasked(body.subarray(4), 2, masked);
   if (read === undefined) return undefined;
-  const mask = read.mask & ALL_TCP_FLAGS;
-  return mask === ALL_TCP_FLAGS ? read.value : { value: read.value, mask };
+  const { value, mask } = read;
+  if (value > ALL_TCP_FLAGS) return undefined;
+  return (mask & ALL_TCP_FLAGS) === ALL_TCP_FLAGS ? value : { value, mask: mask & ALL_TCP_FLAGS };
 }
 
 function readFragment(masked: Masked | undefined): Match['ipFragment'] {

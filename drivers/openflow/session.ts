@@ -74,8 +74,13 @@ export class OpenFlowSession implements Session {
     this.#handshake().catch((error: unknown) => this.wire.drop(toError(error)));
   }
 
-  receive(chunk: Buffer): void {
-    for (const frame of this.#framer.push(chunk)) this.#handle(readMessage(frame));
+  receive(chunk: Buffer): boolean {
+    let ended = false;
+    for (const frame of this.#framer.push(chunk)) {
+      this.#handle(readMessage(frame));
+      ended = true;
+    }
+    return ended;
   }
 
   probe(): void {

@@ -40,8 +40,13 @@ export class OvsdbSession implements Session {
     this.#handshake().catch((error: unknown) => this.wire.drop(toError(error)));
   }
 
-  receive(chunk: Buffer): void {
-    for (const message of this.#framer.push(chunk)) this.#handle(asRecord(message));
+  receive(chunk: Buffer): boolean {
+    let ended = false;
+    for (const message of this.#framer.push(chunk)) {
+      this.#handle(asRecord(message));
+      ended = true;
+    }
+    return ended;
   }
 
   probe(): void {

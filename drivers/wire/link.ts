@@ -20,8 +20,8 @@ export interface Wire {
 export interface Session {
   /** The transport stands: begin the handshake. */
   open(): void;
-  /** Whatever bytes came. By throwing the session drops the connection. */
-  receive(chunk: Buffer): void;
+  /** Whatever bytes came. True if a message ended with them. By throwing the session drops the connection. */
+  receive(chunk: Buffer): boolean;
   /** Nothing was heard for a while: ask for a sign of life. */
   probe(): void;
   /** The connection is gone: fail whoever waits. */
@@ -34,6 +34,7 @@ export type LinkState<S> =
 export interface LinkOptions {
   readonly tls?: TlsIdentity | undefined;
   readonly connectTimeoutMs: number;
+  /** After this long a silent server is probed. */
   readonly idleMs: number;
   /** Makes the protocol's own connection error. */
   readonly failure: (message: string, cause: unknown) => Error;
@@ -44,6 +45,12 @@ const STABLE_MS = 1000;
 
 /** A server that does not read what we send must not fill our memory. More than the largest message that we send. */
 const MAX_UNSENT_BYTES = 16 * 2 ** 20;
+
+/**
+ * Bytes without the end of a message for this many times `idleMs`: after a wrong length all that comes, answers to our
+ * probes too, is taken for the rest of one message that never ends.
+ */
+const MAX_INTERVALS_A_MESSAGE = 12;
 
 /** Keeps one connection to an endpoint, with one session on it; makes a new one with back-off until closed. */
 export class Link<S extends Session> {
@@ -137,6 +144,8 @@ export class Link<S extends Session> {
     const silence = () => drop(new Error(`the server has not answered for ${2 * this.options.idleMs} ms`));
     const idle = new IdleWatch(this.options.idleMs, () => session.probe(), silence);
     const release = this.#whenClosing(drop);
+    const maxMessageMs = MAX_INTERVALS_A_MESSAGE * this.options.idleMs;
+    let messageAt = performance.now();
     await new Promise<void>((resolve) => {
       socket.on('error', drop);
       socket.on('close', resolve);
@@ -144,7 +153,10 @@ export class Link<S extends Session> {
         if (reason !== undefined) return;
         idle.heard();
         try {
-          session.receive(chunk);
+          const now = performance.now();
+          if (session.receive(chunk)) messageAt = now;
+          else if (now - messageAt > maxMessageMs)
+            throw new Error(`the server has not ended a message for ${maxMessageMs} ms`);
         } catch (error) {
           drop(error);
         }
