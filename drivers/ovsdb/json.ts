@@ -2,7 +2,7 @@ import { MalformedError } from '../wire/malformed.js';
 
 export type JsonRecord = Readonly<Record<string, unknown>>;
 
-export const isRecord = (value: unknown): value is JsonRecord =>
+const isRecord = (value: unknown): value is JsonRecord =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
 
 export function asRecord(value: unknown): JsonRecord {

@@ -1,5 +1,5 @@
 import { MalformedError } from '../wire/malformed.js';
-import { asRecord, excerpt, isRecord, type JsonRecord } from './json.js';
+import { asRecord, excerpt, type JsonRecord } from './json.js';
 import type { Column, Schema } from './schema.js';
 import type { Monitored, Row, RowChange } from './types.js';
 import { applyDifference, decodeValue, defaultValue, equalValues } from './values.js';
@@ -85,8 +85,8 @@ function readUpdate({ new: row }: JsonRecord, columns: Columns): Row | undefined
 /** ovsdb-server(7) "update2": whole rows without the columns at their default, or what differs. */
 function readUpdate2(update: JsonRecord, columns: Columns, old: Row | undefined): Row | undefined {
   const whole = update['initial'] ?? update['insert'];
-  if (isRecord(whole)) return readRow(whole, columns);
-  if (!('modify' in update)) return undefined;
+  if (whole !== undefined) return readRow(asRecord(whole), columns);
+  if ('delete' in update) return undefined;
   if (old === undefined) throw new MalformedError('a change of a row that was never inserted');
   return { ...old, ...readDifferences(asRecord(update['modify']), columns, old) };
 }

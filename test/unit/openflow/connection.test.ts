@@ -139,6 +139,107 @@ describe('a connection to a switch', () => {
     expect(flows[5]).toEqual({ table: 0, priority: 1, cookie: 5n, match: {}, instructions: {} });
   });
 
+  it('does not wait for ever for an answer whose parts never end', async () => {
+    const timers: NodeJS.Timeout[] = [];
+    const server = await serve((type, xid, socket) => {
+      if (type === MULTIPART_REQUEST)
+        timers.push(setInterval(() => socket.write(message(19, xid, '0001000100000000')), 20));
+    });
+    const client = connect(server.endpoint, { callTimeoutMs: 50 });
+    await client.ready();
+    const startedAt = performance.now();
+    expect(await failure(client.dumpFlows())).toBeInstanceOf(OpenFlowTimeoutError);
+    expect(performance.now() - startedAt).toBeGreaterThan(400);
+    expect(performance.now() - startedAt).toBeLessThan(2000);
+    expect((await firstValueFrom(client.state)).connected).toBe(true);
+    for (const timer of timers) clearInterval(timer);
+  });
+
+  it('does not take in an answer without end', async () => {
+    // Each part says that one meter takes up all of it: long to send, nothing to keep.
+    const meter = Buffer.alloc(65_512);
+    meter.writeUInt16BE(meter.length, 0);
+    const body = Buffer.concat([Buffer.from('000a000100000000', 'hex'), meter]);
+    const server = await serve((type, xid, socket, earlier) => {
+      if (type !== MULTIPART_REQUEST || earlier > 0) return;
+      const part = message(19, xid, body);
+      const send = () => {
+        while (!socket.destroyed && socket.write(part));
+      };
+      socket.on('drain', send);
+      send();
+    });
+    const client = connect(server.endpoint);
+    await client.ready();
+    expect(String(await failure(client.meters()))).toContain('an answer of more than 67108864 bytes');
+    await client.ready();
+  });
+
+  it('is given up when the switch sends, but does not read what it is sent', async () => {
+    const server = await serve((_, _xid, socket, earlier) => {
+      if (earlier > 0) return;
+      socket.pause();
+      const echo = message(2, 1, Buffer.alloc(65_000));
+      const send = () => {
+        while (!socket.destroyed && socket.write(echo));
+      };
+      socket.on('drain', send);
+      send();
+    });
+    const client = connect(server.endpoint);
+    await client.ready();
+    expect(String(await failure(client.barrier()))).toContain('the server does not read what it is sent');
+    await client.ready();
+  });
+
+  it('is given up when a wrong length swallows all that follows, answers to probes too', async () => {
+    const server = await serve((type, xid, socket, earlier) => {
+      if (type === 2) socket.write(message(3, xid));
+      else if (earlier > 0) socket.write(message(21, xid));
+      else socket.write(Buffer.from('0415fff800000000', 'hex'));
+    });
+    const client = connect(server.endpoint, { echoIntervalMs: 40, callTimeoutMs: 5000 });
+    await client.ready();
+    expect(String(await failure(client.barrier()))).toContain('has not ended a message for 480 ms');
+    await client.ready();
+    await client.barrier();
+  });
+
+  it('is not given up while a long message takes its time', async () => {
+    const server = await serve((type, xid, socket) => {
+      if (type !== BARRIER_REQUEST) return;
+      const pieces = [...Buffer.concat([message(2, 1, Buffer.alloc(20)), message(21, xid)])].map((byte) =>
+        Buffer.of(byte),
+      );
+      const timer = setInterval(() => {
+        const piece = pieces.shift();
+        if (piece === undefined) clearInterval(timer);
+        else socket.write(piece);
+      }, 20);
+    });
+    const client = connect(server.endpoint, { echoIntervalMs: 100, callTimeoutMs: 5000 });
+    await client.ready();
+    await client.barrier();
+    expect(server.connectedAt).toHaveLength(1);
+  });
+
+  it('ends when the switch refuses to be configured', async () => {
+    const server = await ScriptedServer.start((socket) => {
+      const framer = new Framer();
+      socket.write(HELLO);
+      socket.on('data', (chunk) => {
+        for (const frame of framer.push(chunk)) {
+          const [type, xid] = [frame.readUInt8(1), frame.readUInt32BE(4)];
+          if (type === FEATURES_REQUEST) socket.write(features(xid));
+          else if (type === 9) socket.write(message(1, xid, '000a0000'));
+          else if (type === BARRIER_REQUEST) socket.write(message(21, xid));
+        }
+      });
+    });
+    servers.push(server);
+    expect(await lossOf(connect(server.endpoint))).toContain('OFPSCFC_BAD_FLAGS');
+  });
+
   it('fails who waits when the switch goes', async () => {
     const server = await serve((_, _xid, socket, earlier) => earlier === 0 && socket.destroy());
     const client = connect(server.endpoint);

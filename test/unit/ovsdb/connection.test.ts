@@ -143,6 +143,17 @@ describe('a connection to an OVSDB server', () => {
     { reason: 'bytes that are no JSON', bytes: 'HTTP/1.1 200 OK\r\n' },
     { reason: 'JSON of no use', bytes: '{"id":"x","result":1}' },
     { reason: 'an update of a table that is not monitored', bytes: update2({ Bridge: {} }) },
+    { reason: 'an update of another monitor', bytes: '{"method":"update2","id":null,"params":["other",{}]}' },
+    {
+      reason: 'an update of a kind that was not asked for',
+      bytes: '{"method":"update3","id":null,"params":["isthmus","0",{}]}',
+    },
+    { reason: 'an update of the older kind', bytes: '{"method":"update","id":null,"params":["isthmus",{}]}' },
+    { reason: 'a text where the column has numbers', bytes: update2({ Port: { p1: { modify: { tag: 'x' } } } }) },
+    { reason: 'results that are no objects', bytes: '{"id":3,"result":[5],"error":null}' },
+    { reason: 'results that are no list', bytes: '{"id":3,"result":{},"error":null}' },
+    { reason: 'an error without a name', bytes: '{"id":3,"result":null,"error":{"details":5}}' },
+    { reason: 'a request that we do not serve', bytes: '{"method":"transact","id":9,"params":[]}' },
     { reason: 'an update without parameters', bytes: '{"method":"update2","id":null}' },
     {
       reason: 'the end of the monitor, as when the schema is converted',
@@ -159,6 +170,62 @@ describe('a connection to an OVSDB server', () => {
     await client.ready();
     expect(server.connectedAt).toHaveLength(2);
     expect(names(client)).toEqual(['p1']);
+  });
+
+  it('does not take an update that comes before the answer to the monitor', async () => {
+    let monitors = 0;
+    const update = update2({ Port: { p2: { insert: { name: 'p2' } } } });
+    const server = await serve(
+      () => undefined,
+      (id) => (monitors++ === 0 ? update : '') + answer(id, row('p1')),
+    );
+    const client = connect(server.endpoint);
+    expect(String(await errorOf(client))).toContain('an unexpected call of "update2"');
+    await client.ready();
+    expect(names(client)).toEqual(['p1']);
+  });
+
+  it('takes no notice of answers that nobody waits for', async () => {
+    const server = await serve(
+      ({ id }, send) =>
+        send(answer(99, 1) + answer(1, 5) + text({ id: 2, error: 'late' }) + answer(id, [{}]).repeat(2)),
+      (id) => answer(id, row('p1')).repeat(2),
+    );
+    const client = connect(server.endpoint);
+    await client.ready();
+    expect(await client.transact([{ op: 'comment', comment: '' }])).toEqual([{}]);
+    expect(await client.transact([{ op: 'comment', comment: '' }])).toEqual([{}]);
+    expect(server.connectedAt).toHaveLength(1);
+  });
+
+  it('reports after a reconnect what an update said before it turned out to be malformed', async () => {
+    const broken = update2({ Port: { p2: { insert: { name: 'p2' } }, p3: { insert: { name: 5 } } } });
+    let monitors = 0;
+    const server = await serve(
+      (_, send) => send(broken),
+      (id) => answer(id, { Port: { ...row('p1').Port, ...(monitors++ === 0 ? {} : row('p2').Port) } }),
+    );
+    const client = connect(server.endpoint);
+    const told: string[] = [];
+    client.changes.subscribe(({ uuid }) => told.push(uuid));
+    await client.ready();
+    await expect(client.transact([])).rejects.toBeInstanceOf(OvsdbConnectionError);
+    await client.ready();
+    expect(names(client)).toEqual(['p1', 'p2']);
+    expect(told).toEqual(['p1', 'p2']);
+  });
+
+  it('is given up when a string never ends and swallows all that follows, answers to probes too', async () => {
+    const server = await serve(({ method, id }, send, _socket, earlier) => {
+      if (method === 'echo' || earlier > 0) send(answer(id, []));
+      else send('{"id":3,"result":"');
+    });
+    const client = connect(server.endpoint, { probeIntervalMs: 40 });
+    await client.ready();
+    const error: unknown = await client.transact([]).catch((error: unknown) => error);
+    expect(String(error)).toContain('has not ended a message for 480 ms');
+    await client.ready();
+    expect(await client.transact([])).toEqual([]);
   });
 
   it('fails all who wait when the server goes, and who calls meanwhile', async () => {

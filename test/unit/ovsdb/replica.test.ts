@@ -160,6 +160,16 @@ describe('a replica', () => {
     { reason: 'a table that is not monitored', updates: { Bridge: {} } },
     { reason: 'a change of a row that is not there', updates: { Port: { [ID]: { modify: { name: 'x' } } } } },
     { reason: 'a list for tables', updates: [] },
+    { reason: 'a row that is none', updates: { Port: { [ID]: { insert: 5 } } } },
+    { reason: 'an update that says nothing', updates: { Port: { [ID]: {} } } },
+    { reason: 'a number for a text', updates: { Port: { [ID]: { insert: { name: 5 } } } } },
+    { reason: 'a text for a number', updates: { Port: { [ID]: { insert: { trunks: ['set', [1, '2']] } } } } },
+    { reason: 'a fraction for an integer', updates: { Port: { [ID]: { insert: { tag: 0.5 } } } } },
+    { reason: 'a number beyond all', updates: { Port: { [ID]: { insert: { weight: Infinity } } } } },
+    { reason: 'a number for a truth', updates: { Port: { [ID]: { insert: { fake: 1 } } } } },
+    { reason: 'a text for a reference', updates: { Port: { [ID]: { insert: { owner: ID } } } } },
+    { reason: 'a number for a key', updates: { Port: { [ID]: { insert: { external_ids: ['map', [[1, 'a']]] } } } } },
+    { reason: "a text for a map's number", updates: { Port: { [ID]: { insert: { pair: ['map', [['a', 'b']]] } } } } },
     { reason: 'nothing for a row', updates: { Port: { [ID]: null } } },
     { reason: 'an object for a value', updates: { Port: { [ID]: { insert: { name: {} } } } } },
     { reason: 'a set that is none', updates: { Port: { [ID]: { insert: { trunks: ['set', 5] } } } } },
@@ -169,6 +179,20 @@ describe('a replica', () => {
   ];
   it.each(refused)('refuses $reason', ({ updates }) => {
     expect(() => replica().apply(updates, 'update2')).toThrow(MalformedError);
+  });
+
+  it('takes in nothing of an update that is malformed at its end: its beginning would never be reported', () => {
+    const tables = replica(['name']);
+    tables.apply({ Port: { [ID]: { insert: { name: 'p1' } } } }, 'update2');
+    const update = { Port: { [ID]: { modify: { name: 'p2' } }, [OTHER]: { insert: { name: 5 } } } };
+    expect(() => tables.apply(update, 'update2')).toThrow(MalformedError);
+    expect(tables.tables.get('Port')).toEqual(new Map([[ID, { name: 'p1' }]]));
+  });
+
+  it('takes an integer beyond 2^53 rounded', () => {
+    const tables = replica(['tag']);
+    tables.apply(JSON.parse(`{"Port":{"${ID}":{"insert":{"tag":9007199254740993}}}}`), 'update2');
+    expect(tables.tables.get('Port')?.get(ID)).toEqual({ tag: [9_007_199_254_740_992] });
   });
 
   it('takes any update or refuses it as malformed', () => {

@@ -116,6 +116,25 @@ describe('waiters', () => {
     expect(await waiting).toEqual([5, 6, 7]);
   });
 
+  it('wait on for ten deadlines at most, however often more is to come', async () => {
+    jest.useFakeTimers();
+    try {
+      const waiters = new Waiters<number>();
+      let outcome = 'none yet';
+      waiters.wait(1, 100, late, () => undefined).catch((error: unknown) => (outcome = String(error)));
+      for (let ms = 0; ms < 900; ms += 50) {
+        waiters.deliver(1, 0);
+        await jest.advanceTimersByTimeAsync(50);
+        expect(outcome).toBe('none yet');
+      }
+      await jest.advanceTimersByTimeAsync(100);
+      expect(outcome).toBe('Error: late');
+      expect(jest.getTimerCount()).toBe(0);
+    } finally {
+      jest.useRealTimers();
+    }
+  });
+
   it('fail at the deadline, by a refusal, and all when the connection is lost, also those that come later', async () => {
     const waiters = new Waiters<number>();
     const wait = (serial: number, timeoutMs: number) => waiters.wait(serial, timeoutMs, late, (result) => ({ result }));
