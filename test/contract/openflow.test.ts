@@ -472,8 +472,8 @@ describe('a client of ovs-vswitchd', () => {
     expect(await client.dumpFlows()).toEqual([]);
   });
 
-  const thousand = (seed: number) =>
-    Array.from({ length: 1000 }, (_, n) =>
+  const many = (count: number, seed: number) =>
+    Array.from({ length: count }, (_, n) =>
       flow(
         {
           metadata: 5n,
@@ -483,6 +483,7 @@ describe('a client of ovs-vswitchd', () => {
         { table: 2, cookie: COOKIE + BigInt(n % 2) },
       ),
     );
+  const thousand = (seed: number) => many(1000, seed);
 
   it('puts a thousand flows in force at once, replaces them, and reads them back over many parts', async () => {
     const client = await connect(endpoint);
@@ -492,6 +493,22 @@ describe('a client of ovs-vswitchd', () => {
     expect(performance.now() - startedAt).toBeLessThan(3000);
     expect(identity(await client.dumpFlows({ table: 2 }))).toEqual(identity(thousand(7)));
     expect(await client.dumpFlows({ table: 1 })).toEqual([]);
+  });
+
+  it('takes about ten times as long for ten times as many flows', async () => {
+    const client = await connect(endpoint);
+    const timesOf = async (flows: readonly Flow[]) => {
+      const startedAt = performance.now();
+      await client.bundle(flows.map(add));
+      const added = performance.now();
+      expect(await client.dumpFlows()).toHaveLength(flows.length);
+      return { bundle: added - startedAt, dump: performance.now() - added };
+    };
+    const few = await timesOf(many(2000, 0));
+    const all = await timesOf(many(20_000, 1));
+    // A hundred times would be quadratic; the floor is for a busy machine.
+    expect(all.bundle).toBeLessThan(40 * Math.max(few.bundle, 50));
+    expect(all.dump).toBeLessThan(40 * Math.max(few.dump, 50));
   });
 
   it('removes by cookie, by the bits of a cookie, and by table', async () => {

@@ -55,6 +55,17 @@ export function cut(stream: Buffer, sizes: readonly number[]): Buffer[] {
 
 export const sizes = fc.array(fc.integer({ min: 1, max: 3000 }), { minLength: 1, maxLength: 5 });
 
+/** Runs all cases, a hundred at a time: most of their time is waiting. Resolves with what they failed with. */
+export async function failuresOf<T>(
+  cases: readonly T[],
+  run: (one: T, index: number) => Promise<void>,
+): Promise<unknown[]> {
+  const failures: unknown[] = [];
+  for (let at = 0; at < cases.length; at += 100)
+    failures.push(...reasonsOf(await Promise.allSettled(cases.slice(at, at + 100).map((one, index) => run(one, at + index))))); // prettier-ignore
+  return failures;
+}
+
 export function reasonsOf(outcomes: readonly PromiseSettledResult<unknown>[]): unknown[] {
   const reasons: unknown[] = [];
   for (const outcome of outcomes) if (outcome.status === 'rejected') reasons.push(outcome.reason);
