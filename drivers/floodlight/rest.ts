@@ -18,6 +18,8 @@ interface Answer {
 }
 
 interface Attempt {
+  /** false: on a connection of its own. */
+  readonly agent: http.Agent | false;
   /** It went out on a connection that an earlier call had used. */
   reused: boolean;
 }
@@ -101,13 +103,13 @@ export class Rest {
   }
 
   async #exchange(request: Request): Promise<Answer> {
-    const first: Attempt = { reused: false };
+    const first: Attempt = { agent: this.#agent, reused: false };
     try {
       return await this.#attempt(request, first);
     } catch (error) {
-      // The server had closed the kept connection. All our requests may be repeated.
+      // The server had closed the kept connection, and maybe the others too. All our requests may be repeated.
       if (first.reused && error instanceof FloodlightError && error.code === 'FLOODLIGHT_UNREACHABLE')
-        return this.#attempt(request, { reused: false });
+        return this.#attempt(request, { agent: false, reused: false });
       throw error;
     }
   }
@@ -119,7 +121,7 @@ export class Rest {
     // With another Accept the answers come as XML.
     const headers = { accept: 'application/json', 'content-length': Buffer.byteLength(body) };
     const url = new URL(pathname.replace(/\/$/, '') + path, this.#base);
-    const outgoing = (protocol === 'https:' ? https : http).request(url, { agent: this.#agent, method, headers });
+    const outgoing = (protocol === 'https:' ? https : http).request(url, { agent: attempt.agent, method, headers });
     return new Promise<Answer>((resolve, reject) => {
       const settle = () => {
         clearTimeout(timer);

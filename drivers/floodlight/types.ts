@@ -37,7 +37,8 @@ export interface Problem {
  * the switch. So after a change read `flows`, and take for installed what is there with the same flowKey and flowBody
  * as the wanted flow under the entry's cookie: `flowBody({ ...flow, cookie: entryCookie(name) })`.
  *
- * What is not as wanted is healed so (each step after the one before has succeeded, then read again):
+ * What is not as wanted is healed so, then read again. Between a `remove` and a `push` of the same flow, read it gone: the
+ * switch's report of the removal, come late, would take the new entry with it.
  * - Not on the switch and not in the list: `push`.
  * - On the list but not on the switch (the switch had refused it, or lost it while away): `remove`, then `push`. A push
  *   alone changes flows that are there, and makes none.
