@@ -74,7 +74,7 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
     store: stores.sites,
     reconcile: async (site) => {
       await hosts.update(site.metadata.name, site);
-      return await reconcileSite(site, { hosts, objects, log: say });
+      return await reconcileSite(site, { hosts, dataplane, objects, log: say });
     },
   });
   const networks = new KindController({

@@ -48,6 +48,7 @@ export function wire(sources: TriggerSources, targets: TriggerTargets): Subscrip
     const fuid = sources.directory.networkOfVni(vni);
     if (fuid !== undefined) enqueueNetwork(sources, targets, fuid);
   });
+  on(sources.dataplane.boundaries, ({ site }) => targets.site({ name: site }));
   const perHost = new Map<string, Subscription>();
   const follow = (host: Host): void => {
     perHost.get(hostKey(host))?.unsubscribe();

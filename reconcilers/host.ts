@@ -1,5 +1,6 @@
 import type { Observable } from 'rxjs';
 import type { SiteHost, SiteSpec } from '../crds/index.js';
+import type { Floodlight } from '../drivers/floodlight/types.js';
 import type { Connection, DomainLifecycle, DomainStatus } from '../drivers/libvirt/types.js';
 import type { Switch } from '../drivers/openflow/types.js';
 import type { Ovsdb } from '../drivers/ovsdb/types.js';
@@ -45,6 +46,8 @@ export interface Host extends HostRef {
   readonly ovsdb: Ovsdb;
   readonly int: Switch;
   readonly edge: Switch;
+  /** Whom the site has chosen to program isth-edge; undefined: BuiltIn. */
+  readonly floodlight: Floodlight | undefined;
 }
 
 /** The hosts of the sites that this operator manages. */

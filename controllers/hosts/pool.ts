@@ -1,5 +1,7 @@
 import { filter, firstValueFrom, merge, Subject, timer, type Observable } from 'rxjs';
 import type { Site, SiteHost, SiteSpec } from '../../crds/index.js';
+import { openFloodlight } from '../../drivers/floodlight/index.js';
+import type { Floodlight } from '../../drivers/floodlight/types.js';
 import type { TlsMaterial } from '../../drivers/libvirt/types.js';
 import { openSwitch } from '../../drivers/openflow/index.js';
 import type { Switch } from '../../drivers/openflow/types.js';
@@ -86,7 +88,7 @@ export class HostPool implements Hosts {
     for (const host of this.ofSite(name)) {
       const open = this.#open.get(hostKey(host));
       const spec = wanted.get(hostKey(host));
-      if (open && spec && site && open.serves(spec, tls ?? undefined)) open.adopt(spec, site.spec);
+      if (open && spec && site && open.serves(spec, site.spec, tls ?? undefined)) open.adopt(spec, site.spec);
       else await this.#drop(hostKey(host));
     }
     if (!site) return;
@@ -130,6 +132,7 @@ class OpenHost implements Host {
   readonly ovsdb: Ovsdb;
   readonly int: Switch;
   readonly edge: Switch;
+  readonly floodlight: Floodlight | undefined;
   readonly #endpoints: string;
 
   constructor(
@@ -139,7 +142,7 @@ class OpenHost implements Host {
     tls: TlsMaterial | undefined,
   ) {
     this.host = spec.name;
-    this.#endpoints = endpointsOf(spec, tls);
+    this.#endpoints = endpointsOf(spec, siteSpec, tls);
     const options = tls ? { tls } : {};
     const { libvirt, ovs } = spec;
     this.qemu = libvirt.qemu === undefined ? undefined : new Link(libvirt.qemu, tls);
@@ -147,6 +150,8 @@ class OpenHost implements Host {
     this.ovsdb = openOvsdb(ovs.ovsdb, monitoredTables, options);
     this.int = openSwitch(ovs.openflow.int, options);
     this.edge = openSwitch(ovs.openflow.edge, options);
+    const url = siteSpec.sdnController?.url;
+    this.floodlight = url === undefined ? undefined : openFloodlight(url);
   }
 
   get libvirt(): Link {
@@ -157,8 +162,8 @@ class OpenHost implements Host {
   }
 
   /** Whether these connections are the ones that the spec asks for. */
-  serves(spec: SiteHost, tls: TlsMaterial | undefined): boolean {
-    return endpointsOf(spec, tls) === this.#endpoints;
+  serves(spec: SiteHost, siteSpec: SiteSpec, tls: TlsMaterial | undefined): boolean {
+    return endpointsOf(spec, siteSpec, tls) === this.#endpoints;
   }
 
   adopt(spec: SiteHost, siteSpec: SiteSpec): void {
@@ -167,12 +172,16 @@ class OpenHost implements Host {
   }
 
   async close(): Promise<void> {
-    await Promise.all([this.qemu?.close(), this.lxc?.close(), this.ovsdb.close(), this.int.close(), this.edge.close()]);
+    const { qemu, lxc, ovsdb, int, edge, floodlight } = this;
+    await Promise.all([
+      ...[qemu?.close(), lxc?.close(), floodlight?.close()],
+      ...[ovsdb.close(), int.close(), edge.close()],
+    ]);
   }
 }
 
-const endpointsOf = ({ libvirt, ovs }: SiteHost, tls: TlsMaterial | undefined): string =>
-  JSON.stringify([libvirt.qemu, libvirt.lxc, ovs.ovsdb, ovs.openflow, tls]);
+const endpointsOf = ({ libvirt, ovs }: SiteHost, { sdnController }: SiteSpec, tls: TlsMaterial | undefined): string =>
+  JSON.stringify([libvirt.qemu, libvirt.lxc, ovs.ovsdb, ovs.openflow, sdnController?.url, tls]);
 
 /** Resolves at the first value that will do, at the end, or when the time is up. */
 async function first<T>(values: Observable<T>, willDo: (value: T) => boolean, patienceMs: number): Promise<void> {

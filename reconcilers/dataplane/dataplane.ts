@@ -5,7 +5,8 @@ import { bridgeCookie, networkCookie, patchPorts, vniOfCookie } from '../common/
 import type { HostRef } from '../common/records.js';
 import { hostKey, type Host, type Hosts } from '../host.js';
 import { Ports } from './ports.js';
-import { Program } from './program.js';
+import { FloodlightBoundary, removeFloodlight, type BoundaryState } from './floodlight.js';
+import { Program, type SdnController } from './program.js';
 import type { LocalPort } from './security.js';
 import { bridgeFlows, networkFlows, type BridgeFlows, type Location } from './tables.js';
 
@@ -30,6 +31,7 @@ export class Dataplane {
   readonly #hosts = new Map<string, HostDataplane>();
   readonly #subscriptions = new Subscription();
   readonly #drift = new Subject<{ readonly host: HostRef; readonly vni: number }>();
+  readonly #boundaries = new Subject<HostRef>();
 
   constructor(
     private readonly hosts: Hosts,
@@ -57,6 +59,16 @@ export class Dataplane {
   /** Networks whose flows on a host were found changed behind our back. */
   get drift(): Observable<{ readonly host: HostRef; readonly vni: number }> {
     return this.#drift;
+  }
+
+  /** Hosts of which what boundary() tells has changed. */
+  get boundaries(): Observable<HostRef> {
+    return this.#boundaries;
+  }
+
+  /** How a host's Floodlight does; undefined for one that has none. */
+  boundary(ref: HostRef): BoundaryState | undefined {
+    return this.#hosts.get(hostKey(ref))?.boundary;
   }
 
   /** Resolves when the network's flows on that host are in force, or with the error that prevents it. */
@@ -94,11 +106,15 @@ export class Dataplane {
     for (const host of this.#hosts.values()) host.close();
     this.#hosts.clear();
     this.#drift.complete();
+    this.#boundaries.complete();
   }
 
   #add(host: Host): void {
     this.#hosts.get(hostKey(host))?.close();
-    const dataplane = new HostDataplane(host, this.directory, this.log, (vni) => this.#drift.next({ host, vni }));
+    const dataplane = new HostDataplane(host, this.directory, this.log, {
+      drift: (vni) => this.#drift.next({ host, vni }),
+      boundary: () => this.#boundaries.next(host),
+    });
     this.#hosts.set(hostKey(host), dataplane);
   }
 }
@@ -115,7 +131,8 @@ interface Waiter {
 
 class HostDataplane {
   readonly ports: Ports;
-  readonly #programs: Readonly<Record<'int' | 'edge', Program>>;
+  readonly #programs: { readonly int: Program; readonly edge: SdnController };
+  readonly #floodlight: FloodlightBoundary | undefined;
   readonly #dirty = new Set<Unit>();
   readonly #wanted = new Map<Unit, BridgeFlows>();
   #waiters: Waiter[] = [];
@@ -130,7 +147,7 @@ class HostDataplane {
     private readonly host: Host,
     private readonly directory: Directory,
     private readonly log: (message: string, fields: Record<string, unknown>) => void,
-    private readonly onDrift: (vni: number) => void,
+    private readonly tell: { readonly drift: (vni: number) => void; readonly boundary: () => void },
   ) {
     this.ports = new Ports(host.ovsdb);
     this.#subscription = this.ports.changes.subscribe(({ interfaceId, infrastructure }) => {
@@ -148,10 +165,16 @@ class HostDataplane {
       }
       const vni = vniOfCookie(cookie);
       this.mark(vni ?? 'bridge');
-      if (vni !== undefined) this.onDrift(vni);
+      if (vni !== undefined) this.tell.drift(vni);
     };
-    this.#programs = { int: new Program(host.int, drift), edge: new Program(host.edge, drift) };
+    this.#floodlight =
+      host.floodlight && new FloodlightBoundary(host.edge, host.floodlight, drift, () => this.tell.boundary());
+    this.#programs = { int: new Program(host.int, drift), edge: this.#floodlight ?? new Program(host.edge, drift) };
     this.markAll();
+  }
+
+  get boundary(): BoundaryState | undefined {
+    return this.#floodlight?.state;
   }
 
   mark(unit: Unit): void {
@@ -215,24 +238,33 @@ class HostDataplane {
     this.#running = false;
   }
 
+  /** Each bridge by itself: what is wrong with one does not keep the other from what it needs. */
   async #pass(units: Set<Unit>): Promise<string | undefined> {
+    const { int, edge } = this.#programs;
+    const loaded = await Promise.allSettled([int.load(), edge.load()]);
+    // While Consul is away, what is not seen may exist.
+    if (units.has('bridge') && this.directory.current && this.directory.isSound)
+      for (const vni of this.#orphans()) units.add(vni);
     try {
-      const { int, edge } = this.#programs;
-      await Promise.all([int.load(), edge.load()]);
-      // While Consul is away, what is not seen may exist.
-      if (units.has('bridge') && this.directory.current && this.directory.isSound)
-        for (const vni of this.#orphans()) units.add(vni);
       for (const unit of units) this.#wanted.set(unit, this.#compile(unit));
       await this.#forget(units);
-      const flows = (bridge: 'int' | 'edge') =>
-        new Map([...units].map((unit) => [cookieOf(unit), this.#wanted.get(unit)?.[bridge] ?? []] as const));
-      await Promise.all([int.apply(flows('int')), edge.apply(flows('edge'))]);
-      for (const unit of units) if (count(this.#wanted.get(unit)) === 0) this.#wanted.delete(unit);
-      return undefined;
     } catch (error) {
-      if (this.#isConnected) this.log('flows not applied', { host: hostKey(this.host), error: messageOf(error) });
-      return messageOf(error);
+      return this.#failure(error);
     }
+    const flows = (bridge: 'int' | 'edge') =>
+      new Map([...units].map((unit) => [cookieOf(unit), this.#wanted.get(unit)?.[bridge] ?? []] as const));
+    const applied = await Promise.allSettled([int.apply(flows('int')), edge.apply(flows('edge'))]);
+    const failed = [...loaded, ...applied].find((result) => result.status === 'rejected');
+    if (failed) return this.#failure(failed.reason);
+    for (const unit of units) if (count(this.#wanted.get(unit)) === 0) this.#wanted.delete(unit);
+    // A Floodlight that has left its work to BuiltIn.
+    if (units.has('bridge') && !this.#floodlight) await removeFloodlight(this.host.edge).catch(() => undefined);
+    return undefined;
+  }
+
+  #failure(error: unknown): string {
+    if (this.#isConnected) this.log('flows not applied', { host: hostKey(this.host), error: messageOf(error) });
+    return messageOf(error);
   }
 
   /** A port that is new here may have the number of an earlier one, whose connections are not its own. */

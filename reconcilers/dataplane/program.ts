@@ -24,10 +24,30 @@ export function diffFlows(
 }
 
 /**
- * What one bridge holds of ours, by cookie: read in bulk when the switch connects, kept current by our own bundles and by
+ * Who programs a bridge: BuiltIn (Program) or, for isth-edge, the site's Floodlight. A cookie is one unit of change, the flows
+ * of one network. Every method fails with what prevents it, and can be called again.
+ */
+export interface SdnController {
+  /** While it is not, its next connection reports drift, so nobody has to ask again. */
+  readonly isConnected: boolean;
+  /** Cookies of which flows are installed. */
+  cookies(): Iterable<bigint>;
+  /** Reads the bridge if it is not known yet. */
+  load(): Promise<void>;
+  /** Makes the cookies' flows the wanted ones; resolved = in force. Nothing is sent if nothing differs. */
+  apply(wanted: ReadonlyMap<bigint, readonly Flow[]>): Promise<void>;
+  /** How many of the wanted flows are there. */
+  present(cookie: bigint, wanted: readonly Flow[]): number;
+  /** Reads the bridge anew; what differs from what was thought to be there is reported as drift. */
+  audit(): Promise<void>;
+  close(): void;
+}
+
+/**
+ * BuiltIn: what one bridge holds of ours, by cookie: read in bulk when the switch connects, kept current by our own bundles and by
  * the switch's reports of what was removed behind our back.
  */
-export class Program {
+export class Program implements SdnController {
   #installed: Map<bigint, Installed> | undefined;
   #connected = false;
   /** Counts connections: what an earlier one answered says nothing of what the bridge holds now. */
@@ -60,17 +80,14 @@ export class Program {
     );
   }
 
-  /** Its next connection reports drift, so nobody has to ask again. */
   get isConnected(): boolean {
     return this.#connected;
   }
 
-  /** Cookies of which flows are installed. */
   cookies(): Iterable<bigint> {
     return this.#installed?.keys() ?? [];
   }
 
-  /** Reads the bridge if it is not known yet. */
   async load(): Promise<void> {
     if (this.#installed) return;
     await this.#exclusively(async () => {
@@ -78,7 +95,6 @@ export class Program {
     });
   }
 
-  /** Reads the bridge anew; what differs from what was thought to be there is reported as drift. */
   async audit(): Promise<void> {
     await this.#exclusively(async () => {
       const before = this.#installed;
@@ -89,18 +105,18 @@ export class Program {
     });
   }
 
-  /** How many of the wanted flows are there. */
   present(cookie: bigint, wanted: readonly Flow[]): number {
     const installed = this.#installed?.get(cookie);
     return installed ? wanted.filter((flow) => installed.has(flowKey(flow))).length : 0;
   }
 
-  /** Whether a flow of the cookie for frames that come in by that port is there. */
+  /** Whether a flow of the cookie for frames that come in by that port may be there. */
   admits(cookie: bigint, inPort: number): boolean {
-    return [...(this.#installed?.get(cookie)?.values() ?? [])].some(({ flow }) => flow.match.inPort === inPort);
+    if (!this.#installed) return true;
+    return [...(this.#installed.get(cookie)?.values() ?? [])].some(({ flow }) => flow.match.inPort === inPort);
   }
 
-  /** Makes the cookies' flows the wanted ones: one atomic bundle for all of them, none if nothing differs. */
+  /** One atomic bundle for all of them. */
   async apply(wanted: ReadonlyMap<bigint, readonly Flow[]>): Promise<void> {
     await this.#exclusively(async () => {
       const installed = await this.#known();

@@ -49,8 +49,11 @@ export interface BridgeFlows {
 
 /** The group bit: broadcast and multicast. */
 const group = '01:00:00:00:00:00/01:00:00:00:00:00';
-/** Users' priorities, 1 to 1000, come above what every frame of a network meets. */
-const userBand = 1_000;
+/**
+ * isth-edge: even numbers, so that another controller's flows can stand beside ours while one takes over from the other
+ * (docs/adr/0004). Users' priorities, 1 to 1000, come above what every frame of a network meets.
+ */
+const edgePriorities = { each: 200, group: 180, user: (priority: number) => 2 * (1_000 + priority) } as const;
 
 /** What every isth-int has, whichever networks there are. isth-edge has nothing of the kind. */
 export function bridgeFlows(): BridgeFlows {
@@ -112,7 +115,7 @@ function atPort({ vni }: NetworkOnHost, flow: UserFlow): Uncookied {
 function atBoundary({ patch, vlan }: NetworkOnHost, flow: UserFlow): Uncookied {
   return {
     table: edgeTables.classify,
-    priority: userBand + flow.priority,
+    priority: edgePriorities.user(flow.priority),
     match: { ...matchOf(flow), inPort: patch.edge, vlanId: vlan },
     instructions: consequence(flow, edgeTables.forward),
   };
@@ -189,7 +192,7 @@ function outgoing(network: NetworkOnHost, user: readonly UserFlow[]): Uncookied[
       ? [
           {
             table: edgeTables.forward,
-            priority: 100,
+            priority: edgePriorities.each,
             match: { ...match, ethDst: location.mac },
             instructions: to([location.tunnel]),
           },
@@ -198,12 +201,12 @@ function outgoing(network: NetworkOnHost, user: readonly UserFlow[]): Uncookied[
   );
   if (network.tunnels.length === 0) return unicast;
   return [
-    { table: edgeTables.classify, priority: 100, match, instructions: { goto: edgeTables.forward } },
+    { table: edgeTables.classify, priority: edgePriorities.each, match, instructions: { goto: edgeTables.forward } },
     ...user.map((flow) => atBoundary(network, flow)),
     ...unicast,
     {
       table: edgeTables.forward,
-      priority: 90,
+      priority: edgePriorities.group,
       match: { ...match, ethDst: group },
       instructions: to(network.tunnels),
     },
@@ -214,7 +217,7 @@ function outgoing(network: NetworkOnHost, user: readonly UserFlow[]): Uncookied[
 function incoming({ tunnels, vni, vlan, patch }: NetworkOnHost): Uncookied[] {
   return tunnels.map((tunnel) => ({
     table: edgeTables.classify,
-    priority: 100,
+    priority: edgePriorities.each,
     match: { inPort: tunnel, tunnelId: BigInt(vni) },
     instructions: { apply: tagged(vlan, patch.edge) },
   }));

@@ -25,6 +25,8 @@ export interface WantedBridges {
   readonly underlayAddress: string;
   /** OpenFlow listeners as OVS names them: ptcp:PORT:ADDRESS or pssl:PORT:ADDRESS. */
   readonly listeners: { readonly int: string; readonly edge: string };
+  /** Where isth-edge connects to, beside listening: the site's Floodlight. */
+  readonly controller?: string | undefined;
   readonly peers: readonly Peer[];
 }
 
@@ -46,7 +48,8 @@ interface WantedPort {
 
 interface WantedBridge {
   readonly name: string;
-  readonly listener: string;
+  /** Targets as OVS names them. */
+  readonly controllers: readonly string[];
   readonly ports: readonly WantedPort[];
 }
 
@@ -76,8 +79,12 @@ function wantedBridges(wanted: WantedBridges): WantedBridge[] {
     externalIds: { [ovsdbMark]: 'tunnel', [`${ovsdbMark}-peer`]: `${site}/${host}` },
   }));
   return [
-    { name: integrationBridge, listener: wanted.listeners.int, ports: [patch(patchPorts.int, patchPorts.edge)] },
-    { name: edgeBridge, listener: wanted.listeners.edge, ports: [patch(patchPorts.edge, patchPorts.int), ...tunnels] },
+    { name: integrationBridge, controllers: [wanted.listeners.int], ports: [patch(patchPorts.int, patchPorts.edge)] },
+    {
+      name: edgeBridge,
+      controllers: [wanted.listeners.edge, ...(wanted.controller === undefined ? [] : [wanted.controller])],
+      ports: [patch(patchPorts.edge, patchPorts.int), ...tunnels],
+    },
   ];
 }
 
@@ -133,7 +140,7 @@ function createBridge(bridge: WantedBridge, datapathType: string, tables: Tables
     reason: `create bridge ${bridge.name}`,
     operations: [
       ...ports.flatMap(insertPort),
-      controllerInsert(bridge),
+      ...bridge.controllers.map(insertController),
       {
         op: 'insert',
         table: 'Bridge',
@@ -142,7 +149,7 @@ function createBridge(bridge: WantedBridge, datapathType: string, tables: Tables
           name: bridge.name,
           ...bridgeColumns(bridge, datapathType),
           ports: ovsSet(ports.map(({ name }) => ['named-uuid', symbol(`port_${name}`)])),
-          controller: ['named-uuid', symbol(`listener_${bridge.name}`)],
+          controller: ovsSet(bridge.controllers.map(controllerRow)),
         },
       },
       {
@@ -155,12 +162,18 @@ function createBridge(bridge: WantedBridge, datapathType: string, tables: Tables
   };
 }
 
-const controllerInsert = (bridge: WantedBridge): Operation => ({
+const insertController = (target: string): Operation => ({
   op: 'insert',
   table: 'Controller',
-  'uuid-name': symbol(`listener_${bridge.name}`),
-  row: { target: bridge.listener, external_ids: ovsMap({ [ovsdbMark]: 'listener' }) },
+  'uuid-name': symbol(`controller_${target}`),
+  row: {
+    target,
+    connection_mode: 'out-of-band',
+    external_ids: ovsMap({ [ovsdbMark]: target.startsWith('p') ? 'listener' : 'controller' }),
+  },
 });
+
+const controllerRow = (target: string): unknown => ['named-uuid', symbol(`controller_${target}`)];
 
 function insertPort(port: WantedPort): Operation[] {
   return [
@@ -201,16 +214,21 @@ function repairBridge(
       operations: [{ op: 'update', table: 'Bridge', where: byUuid(uuid), row: bridgeColumns(bridge, datapathType) }],
     });
   const targets = uuids(row, 'controller').map((each) => text(tables('Controller').get(each), 'target'));
-  if (targets.length !== 1 || targets[0] !== bridge.listener)
+  // What stays keeps its row: a listener that is replaced drops the connection that we have to it.
+  const staying = uuids(row, 'controller').filter((each) =>
+    bridge.controllers.includes(text(tables('Controller').get(each), 'target') ?? ''),
+  );
+  const missing = bridge.controllers.filter((target) => !targets.includes(target));
+  if (missing.length > 0 || staying.length !== targets.length)
     changes.push({
-      reason: `set OpenFlow listener of bridge ${bridge.name}`,
+      reason: `set OpenFlow controllers of bridge ${bridge.name} to ${bridge.controllers.join(', ')}`,
       operations: [
-        controllerInsert(bridge),
+        ...missing.map(insertController),
         {
           op: 'update',
           table: 'Bridge',
           where: byUuid(uuid),
-          row: { controller: ['named-uuid', symbol(`listener_${bridge.name}`)] },
+          row: { controller: ovsSet([...staying.map((each) => ['uuid', each]), ...missing.map(controllerRow)]) },
         },
       ],
     });

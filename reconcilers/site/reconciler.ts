@@ -3,6 +3,9 @@ import { quantity, type Site, type SiteHostStatus, type SiteStatus } from '../..
 import { isInterruption, messageOf } from '../common/errors.js';
 import { edgeBridge, integrationBridge } from '../common/identity.js';
 import type { Outcome } from '../common/outcome.js';
+import { text } from '../common/rows.js';
+import type { Dataplane } from '../dataplane/dataplane.js';
+import type { BoundaryState } from '../dataplane/floodlight.js';
 import { hostKey, type Host, type Hosts } from '../host.js';
 import type { Objects } from '../objects.js';
 import { machineSize } from '../vm/size.js';
@@ -11,6 +14,7 @@ import { gatherHost, type ObservedHost, type Problem } from './gather.js';
 
 export interface SiteDependencies {
   readonly hosts: Hosts;
+  readonly dataplane: Pick<Dataplane, 'boundary'>;
   readonly objects: Objects;
   readonly log: (message: string, fields: Record<string, unknown>) => void;
 }
@@ -44,13 +48,14 @@ function peersOf(objects: Objects): Peer[] {
 async function prepare(
   { host, spec, problems }: ObservedHost,
   peers: readonly Peer[],
-  { log }: SiteDependencies,
+  { log, dataplane }: SiteDependencies,
 ): Promise<Problem[]> {
   if (!host || problems.some(({ reason }) => reason === 'OvsdbUnreachable')) return [...problems];
   try {
     const wanted = {
       datapathType: spec.ovs.datapathType ?? 'system',
       underlayAddress: spec.underlayAddress,
+      controller: controllerOf(host, dataplane.boundary(host)),
       listeners: { int: listenerOf(spec.ovs.openflow.int), edge: listenerOf(spec.ovs.openflow.edge) },
       peers: peers.filter((peer) => hostKey(peer) !== hostKey(host)),
     };
@@ -59,11 +64,27 @@ async function prepare(
       ...problems,
       ...switchProblem(host, integrationBridge, host.int),
       ...switchProblem(host, edgeBridge, host.edge),
+      ...controllerProblem(host, dataplane.boundary(host)),
     ];
   } catch (error) {
     const reason = isInterruption(error) ? error.reason : 'OvsdbFailed';
     return [...problems, { reason, message: `host ${host.host}: ${messageOf(error)}` }];
   }
+}
+
+/** Where isth-edge is to connect to. As long as it is not known whether Floodlight is fit for it, that stays as it is. */
+function controllerOf(host: Host, boundary: BoundaryState | undefined): string | undefined {
+  const target = host.siteSpec.sdnController?.openflow;
+  if (target === undefined || !boundary) return undefined;
+  const isAttached = (): boolean =>
+    [...host.ovsdb.rows('Controller').values()].some((row) => text(row, 'target') === target);
+  return (boundary.isFit ?? isAttached()) ? target : undefined;
+}
+
+function controllerProblem(host: Host, boundary: BoundaryState | undefined): Problem[] {
+  if (!boundary?.problem) return [];
+  const { reason, message } = boundary.problem;
+  return [{ reason, message: `host ${host.host}: ${message}` }];
 }
 
 const tablesOf =

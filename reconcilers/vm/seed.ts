@@ -61,7 +61,8 @@ export async function buildSeed(
                 address: given.address,
                 prefixLength: network.prefixLength,
                 mtu: network.record.mtu,
-                gateway: network.gateway,
+                // A router is not its own way out.
+                gateway: network.gateway === given.address ? undefined : network.gateway,
               },
             ]
           : [];

@@ -1,4 +1,5 @@
 import { networkCookie } from '../../../reconcilers/common/identity.js';
+import { tables } from '../../../reconcilers/dataplane/layout.js';
 import { consulDump, consulIndex } from './consul.js';
 import { list, ourKinds, title } from './kube.js';
 import { inSite, sites, type SiteName } from './run.js';
@@ -136,7 +137,7 @@ export async function captureStarted(): Promise<void> {
 
 /** Frames to all of a network that a site's integration bridge has let through. */
 export async function broadcastsOf(site: SiteName, vni: number): Promise<number> {
-  const match = `cookie=0x${networkCookie(vni).toString(16)}/-1,table=2`;
+  const match = `cookie=0x${networkCookie(vni).toString(16)}/-1,table=${String(tables.forward)}`;
   const flows = await inSite(site, 'ovs-ofctl', '-O', 'OpenFlow13', 'dump-flows', 'isth-int', match);
   const [, count] = /n_packets=(\d+).*priority=90,/.exec(flows) ?? [];
   if (count === undefined) throw new Error(`site ${site} has no flood flow of VNI ${String(vni)}: ${flows}`);
