@@ -28,6 +28,18 @@ image_path() { # where the image of today's inputs is, built or not
   } | sha256sum | cut -c1-16).qcow2"
 }
 
+# The guest's program that sends raw frames, built when its source has changed; the compiler is the one of tools/.
+build_frames() {
+  local source="$image_parts/frames.go"
+  frames="$cache/frames-$(sha256sum "$source" | cut -c1-16)"
+  [ ! -x "$frames" ] || return 0
+  command -v go >/dev/null || { echo "needs Go ≥ 1.25 to build $source" >&2; return 1; }
+  CGO_ENABLED=0 GOOS=linux GOARCH=amd64 GOFLAGS='' GOWORK=off GOTOOLCHAIN=local \
+    go build -trimpath -ldflags '-s -w' -o "$frames.part" "$source"
+  rm -f "$cache"/frames-????????????????
+  mv "$frames.part" "$frames"
+}
+
 # In the order they load, each after what it needs: at once; for a seed that is no virtio disk; when the network is up.
 modules_first=(
   virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci failover net_failover virtio_net virtio_blk
@@ -37,10 +49,11 @@ modules_seed=(scsi_common scsi_mod virtio_scsi libata ata_piix sr_mod)
 modules_later=(button evdev)
 
 build_image() {
-  local target work root module name
+  local target work root module name frames
   fetch_kernel
   target=$(image_path)
   [ ! -s "$target" ] || return 0
+  build_frames
   work=$(mktemp -d "$cache/image.XXXXXX")
   # shellcheck disable=SC2064 # the name of now
   trap "rm -rf '$work'" EXIT
@@ -54,6 +67,7 @@ build_image() {
   cp "$image_parts/init" "$root/init"
   cp "$image_parts/inittab" "$root/etc/inittab"
   chmod +x "$root/init" "$root/guest/"{console,seconds}
+  cp "$frames" "$root/bin/frames"
   mkdir -p "$root/etc/acpi/PWRF"
   printf '#!/bin/sh\nsync\nexec poweroff -f\n' >"$root/etc/acpi/PWRF/00000080"
   chmod +x "$root/etc/acpi/PWRF/00000080"
@@ -82,10 +96,14 @@ build_image() {
   mv "$work/tiny.qcow2" "$target"
 }
 
-# A volume `tiny.qcow2` of the pool `images`; once there it stays, since machines' overlays stand on it.
+# A volume `tiny.qcow2` of the pool `images`. An earlier one stays while there are machines: their overlays stand on it.
 install_image() { # ID
   local volume="$state/$1/var/lib/libvirt/isthmus-images/tiny.qcow2"
-  if [ -f "$volume" ]; then return; fi
+  if cmp -s "$(image_path)" "$volume"; then return; fi
+  if [ -f "$volume" ] && compgen -G "$state/*/var/lib/libvirt/images/*" >/dev/null; then
+    echo "$1 keeps an earlier tiny.qcow2: there are machines. Run lab/up again when they are gone."
+    return
+  fi
   mkdir -p "$(dirname "$volume")"
   cp --reflink=auto "$(image_path)" "$volume.part"
   mv "$volume.part" "$volume"
