@@ -45,6 +45,7 @@ const list = z.object({
 
 const status = z.object({
   reason: z.string().optional(),
+  message: z.string().optional(),
   code: z.number().optional(),
   details: z
     .object({ causes: z.array(z.object({ field: z.string().optional() })).optional() })
@@ -122,7 +123,9 @@ export function answerError(request: string, httpStatus: number, body: string): 
 }
 
 function errorOf(request: string, httpStatus: number, answer: z.infer<typeof status>): KubeApiError {
-  const reason = answer.reason ?? 'Unknown';
+  // A status with fields that the installed CRD does not have yet: the operator was updated before it.
+  const isOutdated = answer.message?.includes('field not declared in schema') ?? false;
+  const reason = answer.reason ?? (isOutdated ? 'CustomResourceDefinitionOutdated' : 'Unknown');
   const fields = (answer.details?.causes ?? []).flatMap((cause) => cause.field ?? []);
   return new KubeApiError(codeOf(httpStatus, reason), request, httpStatus, reason, { fields });
 }

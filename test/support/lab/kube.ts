@@ -188,5 +188,8 @@ export async function gone(timeoutMs = 60_000): Promise<void> {
 
 /** Brings back what the lab begins with: its Sites. */
 export async function applySites(): Promise<void> {
-  await run(kubectlPath, [config, 'apply', '--server-side', '--force-conflicts', '-f', 'lab/sites.yaml']);
+  const asOurs = [config, 'apply', '--server-side', '--force-conflicts'];
+  // A lab that is up may be older than the kinds.
+  await run(kubectlPath, [...asOurs, '-k', 'manifests/install/crds']);
+  await run(kubectlPath, [...asOurs, '-f', 'lab/sites.yaml']);
 }
