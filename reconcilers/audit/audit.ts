@@ -31,7 +31,8 @@ export function judge(look: Look): Finding[] {
 function awayIn({ hosts }: Look): Away[] {
   return hosts
     .filter(({ asked, fenced }) => asked && !fenced)
-    .flatMap((host) => host.problems.map((why) => ({ where: hostKey(host), why })));
+    .filter(({ problems }) => problems.length > 0)
+    .map((host) => ({ where: hostKey(host), why: host.problems.join('; ') }));
 }
 
 export interface Looked {

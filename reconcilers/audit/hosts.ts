@@ -288,9 +288,10 @@ function stalePorts(picture: Picture): Spot[] {
       const fuid = port.interfaceId === undefined ? undefined : picture.interfaces.get(port.interfaceId);
       if (fuid === undefined || isBeingDeleted(picture, fuid)) return [];
       if (picture.moveEnds.get(fuid)?.has(hostKey(host)) || isDamaged(picture, keys.vm(fuid))) return [];
-      const rival = (host.ports ?? []).find((other) => other.interfaceId === port.interfaceId && other.works);
-      if (alive.has(fuid) && (port.works || !rival)) return [];
-      return [{ ...stalePort(picture, host, port, alive.has(fuid) ? rival : undefined), fuid }];
+      if (!alive.has(fuid)) return [{ ...stalePort(picture, host, port, undefined), fuid }];
+      if (port.works) return [];
+      const rival = host.ports?.find((other) => other.interfaceId === port.interfaceId && other.works);
+      return rival ? [{ ...stalePort(picture, host, port, rival), fuid }] : [];
     });
   });
 }

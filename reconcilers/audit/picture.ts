@@ -7,6 +7,7 @@ import {
   objectRecord,
   ownerRecord,
   parseRecord,
+  policyRecord,
   prefixes,
   vmRecord,
   type HostRef,
@@ -138,6 +139,8 @@ function parseEntries(all: readonly Entry[]): Records {
     owners: under(prefixes.owner, (entry) => parseRecord(ownerRecord, entry)),
     registered: under(prefixes.object, (entry) => parseRecord(objectRecord, entry)),
   };
+  // Only whether it can be read: nothing else depends on what it says.
+  under(prefixes.policy, (entry) => parseRecord(policyRecord, entry));
   const records = all.flatMap(({ key, index }) => {
     const fuid = recordPattern.exec(key)?.[1];
     return fuid === undefined || damaged.has(key) ? [] : [[key, { fuid, index }] as const];

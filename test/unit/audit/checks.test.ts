@@ -104,6 +104,7 @@ const cases: Readonly<Record<string, readonly Case[]>> = {
   RecordDamaged: [
     { reason: 'a record that can’t be read is named, and what it stood for is not taken for an orphan', change: ({ consul }) => consul.set(keys.vm(fuids.web), '{'), found: [`RecordDamaged @ consul: ${keys.vm(fuids.web)} -> by hand`] },
     { reason: 'nor are the flows of a network whose record can’t be read', change: ({ consul }) => consul.set(keys.network(fuids.blue), { vlan: 'x' }), found: [`RecordDamaged @ consul: ${keys.network(fuids.blue)} -> by hand`] },
+    { reason: 'nor what a network’s policy says', change: ({ consul }) => consul.set(keys.policy(fuids.blue), {}), found: [`RecordDamaged @ consul: ${keys.policy(fuids.blue)} -> by hand`] },
     { reason: 'a claim holds a uid and nothing else', change: ({ consul }) => consul.set(keys.vlan(777), 'me'), found: [`RecordDamaged @ consul: ${keys.vlan(777)} -> by hand`] },
     { reason: 'an owner record that can’t be read is no proof that it lists nothing', change: ({ consul }) => consul.set(keys.owner(fuids.web), '[]'), found: [`RecordDamaged @ consul: ${keys.owner(fuids.web)} -> by hand`] },
     { reason: 'while a record can’t be read nothing is removed that it may name', change: (draft) => { gone(draft); draft.consul.set(keys.owner(fuids.web), '[]'); }, found: [`RecordDamaged @ consul: ${keys.owner(fuids.web)} -> by hand`, ...goneKeys.map((line) => `${line} -> by hand`)] },
@@ -127,7 +128,7 @@ const cases: Readonly<Record<string, readonly Case[]>> = {
   ],
   RecordWithoutObject: [
     { reason: 'all that an object left that is gone, once nothing of it is anywhere', change: gone, found: goneKeys.map((line) => `${line} -> key`) },
-    { reason: 'of whichever kind the record is', change: ({ consul }) => consul.set(`isthmus/policy/${fuids.gone}`, {}), found: [`RecordWithoutObject @ consul: isthmus/policy/${fuids.gone} -> key`] },
+    { reason: 'of whichever kind the record is', change: ({ consul }) => consul.set(keys.policy(fuids.gone), { flows: [] }), found: [`RecordWithoutObject @ consul: ${keys.policy(fuids.gone)} -> key`] },
     { reason: 'not while a site is away, where something of it may be', change: (draft) => { gone(draft); away(draft, 'valencia'); }, found: goneKeys.map((line) => `${line} -> by hand`) },
     { reason: 'not while a fenced host can’t be looked at', change: (draft) => { gone(draft); away(draft, 'valencia'); draft.hosts.valencia.fenced = true; }, found: goneKeys.map((line) => `${line} -> by hand`) },
     { reason: 'not while its domain runs', change: (draft) => { gone(draft); draft.hosts.lisbon.domains?.push(domain('gone', fuids.gone, 'running')); }, found: goneKeys.map((line) => `${line} -> by hand`) },
