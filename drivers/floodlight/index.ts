@@ -7,7 +7,7 @@ import type { ConnectedSwitch, Floodlight, FloodlightOptions, Problem } from './
 import type { Flow } from '../openflow/index.js';
 
 export { entryCookie, isEntryCookie } from './entry.js';
-export { FloodlightError, type FloodlightErrorCode } from './errors.js';
+export { FloodlightError } from './errors.js';
 export type * from './types.js';
 
 /**

@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import { Controller, Forwarding, isRole, type SwitchConnection } from './controller.js';
@@ -139,19 +140,14 @@ export class FloodlightStandIn implements AsyncDisposable {
   }
 
   async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const chunks: Buffer[] = [];
-    for await (const chunk of request) chunks.push(Buffer.from(chunk as Uint8Array));
+    const body = await text(request);
     const { pathname } = new URL(request.url ?? '/', this.url);
     if (request.method === 'PUT' && pathname === '/stand-in') {
-      this.behave(behaviour.parse(JSON.parse(Buffer.concat(chunks).toString('utf8'))));
+      this.behave(behaviour.parse(JSON.parse(body)));
       response.end();
       return;
     }
-    const answer = await this.#answer(
-      request.method ?? 'GET',
-      decodeURIComponent(pathname),
-      Buffer.concat(chunks).toString('utf8'),
-    );
+    const answer = await this.#answer(request.method ?? 'GET', decodeURIComponent(pathname), body);
     if (this.#behaviour.delayMs > 0) await sleep(this.#behaviour.delayMs, undefined, { ref: false });
     // The connection stays open for ever, as a wedged controller leaves it.
     if (answer === undefined || this.#behaviour.hang) return;
@@ -229,8 +225,8 @@ export class FloodlightStandIn implements AsyncDisposable {
 
   #clear(dpid: string): Answer {
     if (dpid !== 'all' && !isDpid(dpid)) {
-      const text = `'{"status":"Could not delete flows/groups requested! See controller log for details."}'`;
-      return { status: 400, contentType: 'application/json; charset=UTF-8', body: text };
+      const broken = `'{"status":"Could not delete flows/groups requested! See controller log for details."}'`;
+      return { status: 400, contentType: 'application/json; charset=UTF-8', body: broken };
     }
     this.#pusher.clear(dpid === 'all' ? undefined : dpid.toLowerCase());
     return status(dpid === 'all' ? 'Deleted all flows/groups.' : `Deleted all flows/groups for switch ${dpid}.`);
