@@ -105,6 +105,7 @@ function xmlOf(fuid: string, network: string, disk: DiskSource, seed: DiskSource
     namespace: mark,
     name: mark,
     size: { vcpus: tiny.vcpus, memoryBytes, diskBytes: 0n, label: '' },
+    datapath: 'netdev',
     virtualisation: 'qemu',
     disk,
     seed,

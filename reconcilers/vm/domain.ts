@@ -14,6 +14,8 @@ export interface DomainRequest {
   readonly namespace: string;
   readonly name: string;
   readonly size: MachineSize;
+  /** Of the host's switch: one in user space takes frames as they are, with checksums that the guest has left to the device. */
+  readonly datapath: 'system' | 'netdev';
   /** kvm, or qemu (emulation) where the host has no KVM. */
   readonly virtualisation: 'kvm' | 'qemu';
   readonly disk: DiskSource;
@@ -23,7 +25,6 @@ export interface DomainRequest {
 
 /** The domain, the same at every host that it may move to: names and ids derive from the fuid. */
 export function domainXml(request: DomainRequest): string {
-  const devices = deviceXml(request);
   const { fuid, size } = request;
   const definition: Xml = {
     name: domainName(request.name, fuid),
@@ -39,12 +40,12 @@ export function domainXml(request: DomainRequest): string {
     on_poweroff: 'destroy',
     on_reboot: 'restart',
     on_crash: 'destroy',
-    devices,
   };
   return buildXml({
     domain: {
       '@type': request.virtualisation,
       ...definition,
+      devices: deviceXml(request),
       metadata: {
         [`${metadataPrefix}:machine`]: {
           [`@xmlns:${metadataPrefix}`]: metadataNamespace,
@@ -52,7 +53,8 @@ export function domainXml(request: DomainRequest): string {
           '@namespace': request.namespace,
           '@name': request.name,
           '@definition': createHash('sha256')
-            .update(buildXml({ domain: definition }))
+            // Not the datapath: a machine keeps what its first host gave it, wherever it moves.
+            .update(buildXml({ domain: { ...definition, devices: deviceXml({ ...request, datapath: 'system' }) } }))
             .digest('hex')
             .slice(0, 16),
         },
@@ -61,7 +63,15 @@ export function domainXml(request: DomainRequest): string {
   });
 }
 
-function deviceXml({ disk, seed, interfaces }: DomainRequest): Xml {
+/** virtio features by which a guest leaves checksums and segmentation to the host. */
+const withoutOffloads: Xml = {
+  driver: {
+    host: { '@csum': 'off', '@gso': 'off', '@tso4': 'off', '@tso6': 'off', '@ecn': 'off', '@ufo': 'off' },
+    guest: { '@csum': 'off', '@tso4': 'off', '@tso6': 'off', '@ecn': 'off', '@ufo': 'off' },
+  },
+};
+
+function deviceXml({ disk, seed, interfaces, datapath }: DomainRequest): Xml {
   return {
     disk: [
       {
@@ -87,6 +97,7 @@ function deviceXml({ disk, seed, interfaces }: DomainRequest): Xml {
       virtualport: { '@type': 'openvswitch', parameters: { '@interfaceid': id } },
       model: { '@type': 'virtio' },
       mtu: { '@size': mtu },
+      ...(datapath === 'netdev' ? withoutOffloads : {}),
     })),
     serial: { '@type': 'pty', target: { '@port': 0 } },
     console: { '@type': 'pty', target: { '@type': 'serial', '@port': 0 } },

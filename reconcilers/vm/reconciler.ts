@@ -191,7 +191,7 @@ async function ensure(
   const uuid = domainUuid(fuid);
   const at = `site ${host.site}, host ${host.host}`;
   const restart = await attempt('LibvirtFailed', at, () =>
-    define(machine, fuid, plan, record, disks, link, connection, dependencies),
+    define(machine, fuid, plan, record, disks, host, connection, dependencies),
   );
   const domain = link.domains.get(uuid) ?? {
     ...(await attempt('LibvirtFailed', at, () => connection.domainState(uuid))),
@@ -311,12 +311,12 @@ async function define(
   plan: MachinePlan,
   record: Versioned<VmRecord>,
   disks: DiskPlace,
-  link: LibvirtLink,
+  host: Host,
   connection: Connection,
   dependencies: MachineDependencies,
 ): Promise<string | undefined> {
   const uuid = domainUuid(fuid);
-  const seen = link.domains.get(uuid);
+  const seen = host.qemu?.domains.get(uuid);
   let volumes = record.value.disk ? await findVolumes(fuid, disks) : undefined;
   if (!volumes) {
     if (record.value.disk)
@@ -326,11 +326,11 @@ async function define(
       );
     await assertNoDisk(fuid, record.value, connection, dependencies);
     volumes = await provision(machine, fuid, plan, record.value, disks, dependencies);
-    const definition = domainFor(machine, fuid, plan, record.value, volumes, await virtualisationOf(connection));
+    const definition = domainFor(machine, fuid, plan, record.value, volumes, host, await virtualisationOf(connection));
     await Promise.all([markDisk(fuid, record, dependencies), connection.defineDomain(definition)]);
     return undefined;
   }
-  const definition = domainFor(machine, fuid, plan, record.value, volumes, await virtualisationOf(connection));
+  const definition = domainFor(machine, fuid, plan, record.value, volumes, host, await virtualisationOf(connection));
   if (!seen) {
     await connection.defineDomain(definition);
     return undefined;
@@ -404,6 +404,7 @@ function domainFor(
   plan: MachinePlan,
   record: VmRecord,
   volumes: MachineVolumes,
+  { spec }: Host,
   virtualisation: 'kvm' | 'qemu',
 ): string {
   const mtus = new Map(plan.networks.map((network) => [network.fuid, network.record.mtu]));
@@ -412,6 +413,7 @@ function domainFor(
     namespace: machine.metadata.namespace,
     name: machine.metadata.name,
     size: plan.size,
+    datapath: spec.ovs.datapathType ?? 'system',
     virtualisation,
     ...volumes,
     interfaces: record.interfaces.map((each) => ({ ...each, mtu: mtus.get(each.network) ?? 1500 })),

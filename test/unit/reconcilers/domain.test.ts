@@ -13,6 +13,7 @@ const request: DomainRequest = {
   namespace: 'acme',
   name: 'web-1',
   size: { vcpus: 2, memoryBytes: 1n << 32n, diskBytes: 1n << 34n, label: 'medium' },
+  datapath: 'system',
   virtualisation: 'kvm',
   disk: { kind: 'file', path: '/var/lib/libvirt/images/root.qcow2' },
   seed: { kind: 'nfs', server: '198.51.100.11', path: '/nfs/seed.iso' },
@@ -52,6 +53,15 @@ describe('the XML of a domain', () => {
   ]; // prettier-ignore
   it.each(cases)('is $reason ($path)', ({ path, value }) => {
     expect(at(...path.split('/'))).toBe(value);
+  });
+
+  it('leaves no checksum to a switch that would pass it on unfinished, and is the same definition for that', () => {
+    const there = read(domainXml({ ...request, datapath: 'netdev' }));
+    const driver = ['domain', 'devices', 'interface', 'driver'];
+    expect([there(...driver, 'host', '@csum'), there(...driver, 'guest', '@csum')]).toEqual(['off', 'off']);
+    expect(at(...driver, 'host', '@csum')).toBeUndefined();
+    const mark = ['domain', 'metadata', 'isthmus:machine', '@definition'];
+    expect(there(...mark)).toBe(at(...mark));
   });
 
   it('never says where the machine is, nor which VLAN it is in: that differs from site to site', () => {
