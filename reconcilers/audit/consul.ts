@@ -33,7 +33,7 @@ export const consulChecks: readonly Check[] = [
   {
     kind: 'UnknownHost',
     reason: 'the record names a host that no Site has, so nobody can tell whether the machine runs',
-    remedy: 'put the host back into its Site, or, if it is off for good, delete the FederatedVM',
+    remedy: 'put the host back into its Site',
     find: ({ machines, byHost }) =>
       [...machines]
         .filter(([, { value }]) => !byHost.has(hostKey(value)))
