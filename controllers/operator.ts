@@ -9,6 +9,7 @@ import { reconcileMigration } from '../reconcilers/migration/reconciler.js';
 import type { Move } from '../reconcilers/migration/move.js';
 import { reconcileNetwork } from '../reconcilers/network/reconciler.js';
 import { reconcileSite } from '../reconcilers/site/reconciler.js';
+import { Roster } from '../reconcilers/site/roster.js';
 import { reconcileMachine } from '../reconcilers/vm/reconciler.js';
 import { HostPool } from './hosts/pool.js';
 import { isKubeError, type KubeApi } from './kube/api.js';
@@ -61,6 +62,7 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
   const directory = new Directory(store, (key, error) =>
     log.error('damaged record', { key, problem: messageOf(error) }),
   );
+  const roster = new Roster(store, objects);
   const allocator = new Allocator(store);
   const dataplane = new Dataplane(hosts, directory, (message, fields) => log.warn(message, fields));
   const moves = new Map<string, Move>();
@@ -73,8 +75,9 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
     resource: kinds.Site,
     store: stores.sites,
     reconcile: async (site) => {
-      await hosts.update(site.metadata.name, site);
-      return await reconcileSite(site, { hosts, dataplane, objects, log: say });
+      const members = await roster.take(site);
+      await hosts.update(site.metadata.name, site, [...members.staying, ...members.leaving]);
+      return await reconcileSite(site, members, { hosts, dataplane, objects, directory, roster, log: say });
     },
   });
   const networks = new KindController({
@@ -140,6 +143,7 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
       template: (key) => templates.enqueue(key),
     },
   );
+  const followRoster = roster.changes.subscribe(() => sites.enqueueAll());
   const followSites = stores.sites.changes.subscribe(({ key, new: site }) => {
     if (site) return;
     hosts
@@ -167,7 +171,7 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
       warm('consul', async () => {
         await Promise.all([directory.ready(), allocator.ready()]);
       }),
-      warm('hosts', async () => await hostsSettled(reflectors.sites, hosts)),
+      warm('hosts', async () => await hostsSettled(reflectors.sites, roster, hosts)),
     ],
     controllers: all.map(({ controller }) => controller),
     tasks: [resync],
@@ -180,9 +184,11 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
   } finally {
     wiring.unsubscribe();
     followSites.unsubscribe();
+    followRoster.unsubscribe();
     for (const move of moves.values()) move.close();
     dataplane.close();
     directory.close();
+    roster.close();
     allocator.close();
     await recorder.close();
     await hosts.close();
@@ -233,10 +239,14 @@ function warm(plural: string, ready: () => Promise<void>): Cache {
   };
 }
 
-/** Every host of every Site has connected, or failed to, once. */
-async function hostsSettled(sites: Reflector<Site>, hosts: HostPool): Promise<void> {
-  await sites.whenSynced();
-  await Promise.all(sites.store.list().map((site) => hosts.update(site.metadata.name, site).catch(() => undefined)));
+/** Every host that was in use has connected, or failed to, once; those that join do so when the controllers work. */
+async function hostsSettled(sites: Reflector<Site>, roster: Roster, hosts: HostPool): Promise<void> {
+  await Promise.all([sites.whenSynced(), roster.ready()]);
+  const open = async (site: Site): Promise<void> => {
+    const inUse = roster.recorded(site);
+    if (inUse) await hosts.update(site.metadata.name, site, inUse);
+  };
+  await Promise.all(sites.store.list().map((site) => open(site).catch(() => undefined)));
   // A host that is new to us has no bridges yet, so nobody waits long for their listeners.
   await hosts.settled({ hostMs: hostPatienceMs, bridgeMs: 500 });
 }

@@ -37,6 +37,7 @@ export * from './ipv4.js';
 export { InvalidObjectError } from './kind.js';
 export type { CloudInit, Image, MachineType, Resources, StorageKind } from './machine.js';
 export { QuantityError, quantity } from './quantity.js';
+export { host as hostSchema } from './site.js';
 export type { Site, SiteHost, SiteHostStatus, SiteSpec, SiteStatus } from './site.js';
 export { migrationPhases } from './vmmigration.js';
 export type {

@@ -66,7 +66,7 @@ const libvirt = withRules(
   }),
 );
 
-const host = z.object({
+export const host = z.object({
   name: label.describe('Name of the host, unique at its site.'),
   underlayAddress: address.describe('IPv4 address of its VXLAN end point.'),
   libvirt: libvirt.describe('How to reach its libvirt daemon.'),

@@ -55,6 +55,11 @@ export interface Hosts {
   get(ref: HostRef): Host | undefined;
   ofSite(site: string): readonly Host[];
   all(): Iterable<Host>;
+  /**
+   * Names of the hosts that a site uses, open or not; undefined while that is not known. A host that is not among them is
+   * fenced, or was when it left: nothing of it is waited for.
+   */
+  inUse(site: string): readonly string[] | undefined;
   /** Why a site's hosts can't be connected to at all, such as a missing Secret. */
   problem(site: string): string | undefined;
   readonly added: Observable<Host>;

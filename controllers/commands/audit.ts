@@ -122,7 +122,7 @@ async function connectHosts(
   if (unknown !== undefined)
     throw new OptionError(`--site: there is no Site ${unknown} (there are: ${names.join(', ') || 'none'})`);
   const asked = sites.filter(({ metadata }) => isAsked(metadata.name));
-  await Promise.all(asked.map((site) => hosts.update(site.metadata.name, site)));
+  await Promise.all(asked.map((site) => hosts.update(site.metadata.name, site, site.spec.hosts)));
   await hosts.settled({ hostMs: patienceMs, bridgeMs: patienceMs });
 }
 

@@ -16,6 +16,7 @@ import { Link } from './link.js';
 /** Holds the connections to every host of the Sites; a host whose end points or certificates change gets new ones. */
 export class HostPool implements Hosts {
   readonly #open = new Map<string, OpenHost>();
+  readonly #inUse = new Map<string, readonly string[]>();
   readonly #problems = new Map<string, string>();
   readonly #added = new Subject<Host>();
   readonly #removed = new Subject<Host>();
@@ -48,13 +49,17 @@ export class HostPool implements Hosts {
     return this.#open.values();
   }
 
+  inUse(site: string): readonly string[] | undefined {
+    return this.#inUse.get(site);
+  }
+
   problem(site: string): string | undefined {
     return this.#problems.get(site);
   }
 
-  /** Opens, replaces and closes connections so that they are those of the Site; undefined: it is gone. */
-  async update(name: string, site: Site | undefined): Promise<void> {
-    const turn = (this.#turns.get(name) ?? Promise.resolve()).then(() => this.#update(name, site));
+  /** Opens, replaces and closes connections so that they are those of the hosts that the Site uses; undefined: it is gone. */
+  async update(name: string, site: Site | undefined, inUse: readonly SiteHost[] = []): Promise<void> {
+    const turn = (this.#turns.get(name) ?? Promise.resolve()).then(() => this.#update(name, site, inUse));
     this.#turns.set(
       name,
       turn.catch(() => undefined),
@@ -81,9 +86,15 @@ export class HostPool implements Hosts {
     this.#removed.complete();
   }
 
-  async #update(name: string, site: Site | undefined): Promise<void> {
+  async #update(name: string, site: Site | undefined, inUse: readonly SiteHost[]): Promise<void> {
     const tls = site && (await this.#certificates(site));
-    const wanted = new Map((site?.spec.hosts ?? []).map((spec) => [`${name}/${spec.name}`, spec]));
+    if (site)
+      this.#inUse.set(
+        name,
+        inUse.map((spec) => spec.name),
+      );
+    else this.#inUse.delete(name);
+    const wanted = new Map(inUse.map((spec) => [`${name}/${spec.name}`, spec]));
     if (tls === null) wanted.clear();
     for (const host of this.ofSite(name)) {
       const open = this.#open.get(hostKey(host));

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { flowSchema } from '../../crds/index.js';
+import { flowSchema, hostSchema } from '../../crds/index.js';
 import type { Entry } from '../../drivers/consul/types.js';
 import { Stalled } from './errors.js';
 
@@ -28,6 +28,7 @@ export const prefixes = {
   policy: 'isthmus/policy/',
   owner: 'isthmus/owner/',
   vm: 'isthmus/vm/',
+  site: 'isthmus/site/',
 } as const;
 
 const hostRef = z.object({ site: z.string(), host: z.string() });
@@ -113,6 +114,10 @@ export const vmRecord = z.object({
   interfaces: z.array(interfaceRecord),
 });
 export type VmRecord = z.infer<typeof vmRecord>;
+
+/** The hosts that a site has taken into use: one that its spec no longer names stays here until nothing is left on it. */
+export const siteRecord = z.object({ hosts: z.array(hostSchema) });
+export type SiteRecord = z.infer<typeof siteRecord>;
 
 /** A record with the index that a CAS compares. */
 export interface Versioned<T> {

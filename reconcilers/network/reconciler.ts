@@ -4,7 +4,7 @@ import { consul, federatedUid, type Allocator, type Grant } from '../common/allo
 import { within } from '../common/deadline.js';
 import type { Directory } from '../common/directory.js';
 import { isInterruption, messageOf, Transient, Waiting, type Interruption } from '../common/errors.js';
-import { hint, integrationBridge, networkName } from '../common/identity.js';
+import { hint, integrationBridge, networkName, networkUuid } from '../common/identity.js';
 import { pickFree } from '../common/ip.js';
 import { interrupted, type Outcome } from '../common/outcome.js';
 import { keys, serialise, type NetworkRecord, type Versioned } from '../common/records.js';
@@ -174,7 +174,7 @@ async function isCleared(
 ): Promise<boolean> {
   const members = hosts.ofSite(site);
   // A Site that exists but is not connected yet is away; one that no longer exists went with all that was on it.
-  if (members.length < (objects.site(site)?.spec.hosts.length ?? 0)) return false;
+  if (objects.site(site) && hosts.inUse(site)?.every((host) => hosts.get({ site, host })) !== true) return false;
   const results = await Promise.allSettled(
     members.map(async (host) => {
       await within(siteDeadlineMs, `libvirt of host ${hostKey(host)}`, removeNetwork(host, fuid));
@@ -222,16 +222,43 @@ async function ensureSite(
     machines: [...directory.machinesOf(fuid)].filter(([, machine]) => machine.site === site).length,
     controller: objects.site(site)?.spec.sdnController?.type ?? 'BuiltIn',
   };
-  const members = hosts.ofSite(site);
+  const open = hosts.ofSite(site);
+  const members = open.filter((host) => needs(host, fuid, dependencies));
   if (members.length === 0) return { ...base, ready: false, reason: 'NotConnected', message: 'not connected yet' };
-  const results = await Promise.all(members.map((host) => ensureHost(host, wanted, record.vni, dependencies)));
+  const [results, leaving] = await Promise.all([
+    Promise.all(members.map((host) => ensureHost(host, wanted, record.vni, dependencies))),
+    Promise.all(open.filter((host) => !members.includes(host)).map((host) => leaveHost(host, fuid, dependencies))),
+  ]);
   const flows = {
     wanted: results.reduce((sum, { report }) => sum + report.wanted, 0),
     present: results.reduce((sum, { report }) => sum + report.present, 0),
   };
   const problem = results.find(({ error }) => error !== undefined);
   if (problem) return { ...base, ready: false, reason: problem.reason, message: problem.error ?? '', flows };
+  const stuck = leaving.find((message) => message !== undefined);
+  if (stuck !== undefined) return { ...base, ready: false, reason: 'Leaving', message: stuck, flows };
   return { ...base, ready: true, reason: 'Ready', message: '', flows };
+}
+
+/** A host that leaves its site keeps a network for as long as a machine of it is there. */
+function needs({ site, host }: Host, fuid: string, { objects, directory }: NetworkDependencies): boolean {
+  if (objects.site(site)?.spec.hosts.some(({ name }) => name === host)) return true;
+  return [...directory.machinesOf(fuid)].some(([, machine]) =>
+    [machine, machine.target].some((ref) => ref?.site === site && ref.host === host),
+  );
+}
+
+/** Returns why the network could not be removed. While the host is away its Site says so, and its return leads here again. */
+async function leaveHost(host: Host, fuid: string, { directory }: NetworkDependencies): Promise<string | undefined> {
+  const { libvirt } = host;
+  // A machine that is not seen because Consul is away must not lose its network.
+  if (!directory.current || !libvirt.isConnected || !libvirt.networks.has(networkUuid(fuid))) return undefined;
+  try {
+    await within(siteDeadlineMs, `libvirt of host ${hostKey(host)}`, removeNetwork(host, fuid));
+    return undefined;
+  } catch (error) {
+    return `host ${hostKey(host)}, which is leaving: ${messageOf(error)}`;
+  }
 }
 
 async function ensureHost(

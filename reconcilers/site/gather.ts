@@ -14,7 +14,8 @@ export interface ObservedHost {
   readonly capacity: { readonly cpus?: number; readonly memoryBytes?: bigint; readonly diskBytes?: bigint };
   readonly foreignNetworks: readonly string[];
   /** Names of our networks and machines that are still there. */
-  readonly ours: readonly string[];
+  readonly ourNetworks: readonly string[];
+  readonly ourMachines: readonly string[];
 }
 
 export interface Problem {
@@ -43,27 +44,26 @@ export async function gatherHost(site: Site, spec: SiteHost, hosts: Hosts): Prom
       versions: {},
       capacity: {},
       foreignNetworks: [],
-      ours: [],
+      ourNetworks: [],
+      ourMachines: [],
     };
   const [libvirt, openvswitch] = [await gatherLibvirt(site, host), gatherOpenvswitch(host)];
-  const networks = [...host.libvirt.networks.values()];
-  const machines = [host.qemu, host.lxc].flatMap((link) => [...(link?.domains.values() ?? [])]);
+  const networks = namesIn(host.libvirt.networks);
+  const machines = [host.qemu, host.lxc].flatMap((link) => (link ? namesIn(link.domains) : []));
   return {
     spec,
     host,
     problems: [...libvirt.problems, ...openvswitch.problems],
     versions: { ...libvirt.versions, ...openvswitch.versions },
     capacity: libvirt.capacity,
-    foreignNetworks: networks
-      .map(({ name }) => name)
-      .filter((name) => !isOurs(name))
-      .sort(),
-    ours: [...networks, ...machines]
-      .map(({ name }) => name)
-      .filter(isOurs)
-      .sort(),
+    foreignNetworks: networks.filter((name) => !isOurs(name)),
+    ourNetworks: networks.filter(isOurs),
+    ourMachines: machines.filter(isOurs),
   };
 }
+
+const namesIn = (inventory: ReadonlyMap<string, { readonly name: string }>): string[] =>
+  [...inventory.values()].map(({ name }) => name).sort();
 
 type Part = Pick<ObservedHost, 'problems' | 'versions' | 'capacity'>;
 

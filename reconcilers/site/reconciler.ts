@@ -1,7 +1,8 @@
 import type { Observable } from 'rxjs';
-import { quantity, type Site, type SiteHostStatus, type SiteStatus } from '../../crds/index.js';
+import { quantity, type Site, type SiteHost, type SiteHostStatus, type SiteStatus } from '../../crds/index.js';
+import type { Directory } from '../common/directory.js';
 import { isInterruption, messageOf } from '../common/errors.js';
-import { edgeBridge, integrationBridge } from '../common/identity.js';
+import { domainName, edgeBridge, integrationBridge } from '../common/identity.js';
 import type { Outcome } from '../common/outcome.js';
 import { text } from '../common/rows.js';
 import type { Dataplane } from '../dataplane/dataplane.js';
@@ -11,38 +12,134 @@ import type { Objects } from '../objects.js';
 import { machineSize } from '../vm/size.js';
 import { diffBridges, listenerOf, removeBridges, type BridgeChange, type Peer, type Tables } from './bridges.js';
 import { gatherHost, type ObservedHost, type Problem } from './gather.js';
+import { departure, type Members } from './members.js';
+import type { Roster } from './roster.js';
 
 export interface SiteDependencies {
   readonly hosts: Hosts;
   readonly dataplane: Pick<Dataplane, 'boundary'>;
   readonly objects: Objects;
+  readonly directory: Directory;
+  readonly roster: Roster;
   readonly log: (message: string, fields: Record<string, unknown>) => void;
 }
 
 type Status = Omit<SiteStatus, 'conditions' | 'observedGeneration'>;
 
 /** Brings a site's hosts to where networks and machines can be put on them, and says what they have. */
-export async function reconcileSite(site: Site, dependencies: SiteDependencies): Promise<Outcome<Status>> {
-  const observed = await Promise.all(site.spec.hosts.map((spec) => gatherHost(site, spec, dependencies.hosts)));
-  if (site.metadata.deletionTimestamp !== undefined) return await remove(site, observed, dependencies);
-  const peers = peersOf(dependencies.objects);
-  const problems = await Promise.all(observed.map((each) => prepare(each, peers, dependencies)));
-  const hosts = observed.map((each, index) => hostStatus(each, problems[index] ?? [], site, dependencies.objects));
-  const status = statusOf(site, hosts, dependencies.objects);
-  const broken = hosts.filter((host) => !host.ready);
+export async function reconcileSite(
+  site: Site,
+  members: Members,
+  dependencies: SiteDependencies,
+): Promise<Outcome<Status>> {
+  const { hosts, objects, roster } = dependencies;
+  const observe = (specs: readonly SiteHost[]) => Promise.all(specs.map((spec) => gatherHost(site, spec, hosts)));
+  const [staying, leaving] = await Promise.all([observe(members.staying), observe(members.leaving)]);
+  if (site.metadata.deletionTimestamp !== undefined) return await remove(site, [...staying, ...leaving], dependencies);
+  const peers = roster.peers();
+  const [kept, left] = await Promise.all([
+    Promise.all(staying.map(async (each) => ({ each, problems: await prepare(each, peers, dependencies) }))),
+    Promise.all(leaving.map(async (each) => ({ each, problem: await depart(site, each, peers, dependencies) }))),
+  ]);
+  const gone = left.filter(({ problem }) => problem === undefined).map(({ each }) => each.spec.name);
+  if (gone.length > 0) await roster.forget(site, gone);
+  const status = statusOf(
+    site,
+    [
+      ...kept.map(({ each, problems }) => hostStatus(each, problems, site, objects)),
+      ...left.flatMap(({ each, problem }) => (problem ? [hostStatus(each, [problem], site, objects)] : [])),
+      ...unused(members),
+    ],
+    objects,
+  );
+  return conclude(status);
+}
+
+function conclude(status: Status): Outcome<Status> {
+  const all = status.hosts ?? [];
+  const broken = all.filter(({ ready, reason }) => !ready && reason !== 'Fenced');
   const [first] = broken;
+  if (!first && !all.some(({ ready }) => ready)) {
+    const message = 'spec.hosts: all are fenced; nothing runs at this site';
+    return { status, ready: { value: false, reason: 'Fenced', message } };
+  }
   if (!first) return { status, ready: { value: true, reason: 'HostsReady', message: 'all hosts are ready' } };
   const reason = first.reason ?? 'HostNotReady';
   const message = broken.map((host) => host.message ?? host.name).join('; ');
-  return { status, ready: { value: false, reason, message }, reconciling: { reason, message }, requeueAfterMs: 10_000 };
+  const requeueAfterMs = broken.some((host) => host.reason === leavingReason) ? 2_000 : 10_000;
+  return { status, ready: { value: false, reason, message }, reconciling: { reason, message }, requeueAfterMs };
 }
 
-/** Every host of every Site, one on its way out too: its machines talk until they are gone. */
-function peersOf(objects: Objects): Peer[] {
-  return [...objects.sites()].flatMap((site) =>
-    site.spec.hosts.map(({ name, underlayAddress }) => ({ site: site.metadata.name, host: name, underlayAddress })),
-  );
+/** Hosts that the spec names and nobody touches. */
+function unused({ fenced, waiting }: Members): SiteHostStatus[] {
+  return [
+    ...fenced.map(({ name }) => ({
+      name,
+      ready: false,
+      reason: 'Fenced',
+      message: `host ${name} is taken for off (fenced): nothing is done there, and no other host talks to it`,
+    })),
+    ...waiting.map(({ spec: { name, underlayAddress }, behind }) => ({
+      name,
+      ready: false,
+      reason: 'AddressInUse',
+      message: `host ${name}: underlayAddress ${underlayAddress} is that of host ${behind}, which is leaving; it joins when that is gone`,
+    })),
+  ];
 }
+
+const leavingReason = 'HostLeaving';
+
+/** One step of a host's way out. What it waits for comes back as a problem; undefined: nothing of ours is left there. */
+async function depart(
+  site: Site,
+  observed: ObservedHost,
+  peers: readonly Peer[],
+  dependencies: SiteDependencies,
+): Promise<Problem | undefined> {
+  const { directory, log } = dependencies;
+  const { host, spec, problems } = observed;
+  const { name } = spec;
+  const away = problems.find(({ reason }) => isAway(reason))?.message;
+  const next = departure({
+    name,
+    announced: site.status?.hosts?.some((each) => each.name === name && each.reason === leavingReason) ?? false,
+    sound: directory.current && directory.isSound,
+    holds: holdings(site.metadata.name, observed, dependencies),
+    away,
+    networks: observed.ourNetworks,
+  });
+  if (next.step === 'keep') await prepare(observed, peers, dependencies);
+  if (next.step !== 'forget') return { reason: leavingReason, message: next.message };
+  try {
+    if (host) await apply(host, removeBridges(tablesOf(host)), log);
+    return undefined;
+  } catch (error) {
+    return { reason: leavingReason, message: `host ${name}: removing its bridges: ${messageOf(error)}` };
+  }
+}
+
+/** What a host has that the user must move or delete: machines by the records, strays by its daemons, shares by the Sites. */
+function holdings(
+  site: string,
+  { spec, ourMachines }: ObservedHost,
+  { objects, directory }: SiteDependencies,
+): string[] {
+  const ref = `${site}/${spec.name}`;
+  const machines = [...directory.machines()].filter(
+    ([, { value }]) => hostKey(value) === ref || (value.target && hostKey(value.target) === ref),
+  );
+  const known = new Set(machines.map(([fuid, { value }]) => domainName(value.name, fuid)));
+  const shares = [...objects.sites()].filter((each) => each.spec.storage?.shared?.via === ref);
+  return [
+    ...machines.map(([, { value }]) => `FederatedVM ${value.namespace}/${value.name}`).sort(),
+    ...ourMachines.filter((domain) => !known.has(domain)).map((domain) => `domain ${domain}`),
+    ...shares.map(({ metadata }) => `the share of Site ${metadata.name} (storage.shared.via)`),
+  ];
+}
+
+/** Whether a problem means that nothing can be read or removed there. */
+const isAway = (reason: string): boolean => ['NotConnected', 'LibvirtUnreachable', 'OvsdbUnreachable'].includes(reason);
 
 /** Makes the host's bridges right. What prevents it comes back as problems. */
 async function prepare(
@@ -176,7 +273,7 @@ async function remove(
   observed: readonly ObservedHost[],
   dependencies: SiteDependencies,
 ): Promise<Outcome<Status>> {
-  const { objects, log } = dependencies;
+  const { objects, roster, log } = dependencies;
   const name = site.metadata.name;
   const status = statusOf(
     site,
@@ -204,19 +301,15 @@ async function remove(
       'NetworksPresent',
       `site ${name} still has networks: ${networks.join(', ')}; delete them or take the site out of their spec.sites`,
     );
-  // Nothing is left to remove on a host that is off for good, or that never was.
-  const standing = observed.filter(({ spec }) => !spec.fenced);
-  const away = standing.filter(
-    ({ host, problems }) =>
-      !host || problems.some(({ reason }) => reason.endsWith('Unreachable') && reason !== 'OpenFlowUnreachable'),
-  );
+  const away = observed.filter(({ problems }) => problems.some(({ reason }) => isAway(reason)));
   if (away.length > 0)
     return blocked(
       'HostUnreachable',
       `site ${name}: ${away.map(({ spec, problems }) => problems[0]?.message ?? spec.name).join('; ')}; its bridges are removed when it answers again; if it is off for good, set spec.hosts[].fenced: true`,
     );
-  const left = standing.flatMap(({ ours }) => ours);
+  const left = observed.flatMap(({ ourNetworks, ourMachines }) => [...ourNetworks, ...ourMachines]);
   if (left.length > 0) return blocked('LeftoversPresent', `site ${name} still holds ${left.join(', ')}`);
-  for (const { host } of standing) if (host) await apply(host, removeBridges(tablesOf(host)), log);
+  for (const { host } of observed) if (host) await apply(host, removeBridges(tablesOf(host)), log);
+  await roster.drop(name);
   return { status, ready: { value: false, reason: 'Deleted', message: 'nothing is left' }, finished: true };
 }

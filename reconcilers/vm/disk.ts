@@ -20,17 +20,19 @@ export interface DiskPlace {
 export const defaultPool = 'default';
 export const defaultImagePool = 'images';
 
-/** Throws Waiting while the host that serves the share is not there. */
 export function diskPlace(host: Host, site: Site, storage: StorageKind, hosts: Hosts): DiskPlace {
-  const imagePool = site.spec.storage?.imagePool ?? defaultImagePool;
+  if (storage !== 'Local') return sharePlace(site, hosts);
+  return {
+    via: host,
+    pool: site.spec.storage?.pool ?? defaultPool,
+    imagePool: site.spec.storage?.imagePool ?? defaultImagePool,
+    sourceOf: ({ key }) => ({ kind: 'file', path: key }),
+  };
+}
+
+/** Throws Waiting while the host that serves the share is not there. */
+export function sharePlace(site: Site, hosts: Hosts): DiskPlace {
   const shared = site.spec.storage?.shared;
-  if (storage === 'Local')
-    return {
-      via: host,
-      pool: site.spec.storage?.pool ?? defaultPool,
-      imagePool,
-      sourceOf: ({ key }) => ({ kind: 'file', path: key }),
-    };
   if (!shared)
     throw new Waiting(
       'NoShare',

@@ -26,7 +26,15 @@ import type { Dataplane } from '../dataplane/dataplane.js';
 import { hostKey, type Host, type Hosts, type LibvirtLink, type ObservedDomain } from '../host.js';
 import type { Objects, ReadSecret } from '../objects.js';
 import { allocateMachine, permissions, placementOf } from './allocate.js';
-import { createVolumes, deleteVolumes, diskPlace, findVolumes, type DiskPlace, type MachineVolumes } from './disk.js';
+import {
+  createVolumes,
+  deleteVolumes,
+  diskPlace,
+  findVolumes,
+  sharePlace,
+  type DiskPlace,
+  type MachineVolumes,
+} from './disk.js';
 import { domainXml } from './domain.js';
 import { planMachine, type MachinePlan, type References } from './plan.js';
 import { phaseOf, powerAction } from './power.js';
@@ -230,11 +238,23 @@ async function ensure(
   };
 }
 
+/** Whether the machine's host is fenced, or was when it left its site: nothing there runs, or is waited for. */
+function isOff({ site, host }: VmRecord, { hosts }: MachineDependencies): boolean {
+  return hosts.inUse(site)?.includes(host) === false;
+}
+
 /** The record's host with an open connection; Transient, naming the site, while there is none. */
 function reach(
   record: VmRecord,
-  { hosts }: MachineDependencies,
+  dependencies: MachineDependencies,
 ): { host: Host; link: LibvirtLink; connection: Connection } {
+  const { hosts } = dependencies;
+  if (isOff(record, dependencies))
+    throw new Waiting(
+      'HostFenced',
+      `site ${record.site}, host ${record.host} is fenced or gone, and the machine with it; this version does not start it elsewhere: take fenced off when the host is back, or delete the machine`,
+      30_000,
+    );
   const host = hosts.get(record);
   const link = host?.qemu;
   if (!host || !link?.isConnected)
@@ -599,20 +619,19 @@ async function remove(machine: FederatedVM, fuid: string, dependencies: MachineD
     return blocked('Migrating', 'a migration of the machine is being cancelled first');
   if (record.value.phase === 'Owned') await markDeleting(fuid, record, dependencies);
   const host = hosts.get(record.value);
-  if (!host?.qemu?.isConnected)
+  if (!host?.qemu?.isConnected && !isOff(record.value, dependencies))
     return blocked(
       'SiteUnreachable',
       `waiting for site ${record.value.site} to answer, to remove the machine from host ${record.value.host}`,
     );
   try {
-    const holders = [...hosts.all()].filter(
-      (each) => hostKey(each) === hostKey(host) || each.qemu?.domains.has(domainUuid(fuid)),
-    );
+    const holders = [...hosts.all()].filter((each) => each === host || each.qemu?.domains.has(domainUuid(fuid)));
     await Promise.all(holders.flatMap(({ qemu }) => (qemu ? [erase(domainUuid(fuid), qemu)] : [])));
-    await removeVolumes(machine, fuid, host, dependencies);
+    await removeVolumes(machine, fuid, record.value.site, host, dependencies);
   } catch (error) {
     if (isInterruption(error)) return blocked(error.reason, error.message);
-    throw new Transient('LibvirtFailed', `site ${host.site}, host ${host.host}: ${messageOf(error)}`, { cause: error });
+    const { site, host: name } = record.value;
+    throw new Transient('LibvirtFailed', `site ${site}, host ${name}: ${messageOf(error)}`, { cause: error });
   }
   await allocator.release(fuid);
   return finished;
@@ -644,13 +663,13 @@ async function erase(uuid: string, { connection }: LibvirtLink): Promise<void> {
 async function removeVolumes(
   machine: FederatedVM,
   fuid: string,
-  host: Host,
+  siteName: string,
+  host: Host | undefined,
   { objects, hosts }: MachineDependencies,
 ): Promise<void> {
-  const site = objects.site(host.site);
+  const site = objects.site(siteName);
   if (!site) return;
   const { storage } = machine.spec;
-  if (storage !== 'Shared') await deleteVolumes(fuid, diskPlace(host, site, 'Local', hosts));
-  if (storage !== 'Local' && site.spec.storage?.shared)
-    await deleteVolumes(fuid, diskPlace(host, site, 'Shared', hosts));
+  if (host && storage !== 'Shared') await deleteVolumes(fuid, diskPlace(host, site, 'Local', hosts));
+  if (storage !== 'Local' && site.spec.storage?.shared) await deleteVolumes(fuid, sharePlace(site, hosts));
 }

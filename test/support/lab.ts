@@ -24,7 +24,18 @@ export {
 } from './lab/kube.js';
 export { Operator, type OperatorOptions } from './lab/operator.js';
 export { Pings, type PingResult } from './lab/pings.js';
-export { eventually, guest, inSite, project, report, run, sites, type SiteName } from './lab/run.js';
+export {
+  eventually,
+  guest,
+  inSite,
+  labHosts,
+  project,
+  report,
+  run,
+  sites,
+  type LabHost,
+  type SiteName,
+} from './lab/run.js';
 export {
   broadcastsOf,
   captured,

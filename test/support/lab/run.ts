@@ -10,6 +10,10 @@ export const project = fileURLToPath(new URL('../../..', import.meta.url));
 export const sites = ['valencia', 'saopaulo', 'lisbon'] as const;
 export type SiteName = (typeof sites)[number];
 
+/** Hosts as the lab calls them: a site's first bears the site's name; the spare one belongs to no site at first. */
+export const labHosts = [...sites, 'lisbon-b'] as const;
+export type LabHost = (typeof labHosts)[number];
+
 /** Standard output of a command that has to succeed; its error carries what it wrote to standard error. */
 export async function run(file: string, args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<string> {
   const { stdout } = await execute(file, args, {
@@ -55,9 +59,9 @@ export class CommandError extends Error {
   }
 }
 
-/** A command inside the host of a site. */
-export async function inSite(site: SiteName, ...command: string[]): Promise<string> {
-  return await run('lab/in', [site, ...command]);
+/** A command inside a host of the lab. */
+export async function inSite(host: LabHost, ...command: string[]): Promise<string> {
+  return await run('lab/in', [host, ...command]);
 }
 
 /** A shell command inside the machine `namespace/name`, through its console; waits while the guest boots. */

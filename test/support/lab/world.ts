@@ -2,7 +2,7 @@ import { networkCookie } from '../../../reconcilers/common/identity.js';
 import { tables } from '../../../reconcilers/dataplane/layout.js';
 import { consulDump, consulIndex } from './consul.js';
 import { list, ourKinds, title } from './kube.js';
-import { inSite, sites, type SiteName } from './run.js';
+import { inSite, labHosts, type LabHost } from './run.js';
 
 /** What there is, in lines under headings, sorted, so that two of them compare and their difference reads. */
 export type World = Readonly<Record<string, readonly string[]>>;
@@ -10,7 +10,7 @@ export type World = Readonly<Record<string, readonly string[]>>;
 const heading = '== ';
 
 /** Sections of a script's output: a line `== name`, then the section's lines. */
-async function survey(site: SiteName, script: string): Promise<Record<string, string[]>> {
+async function survey(site: LabHost, script: string): Promise<Record<string, string[]>> {
   const found: Record<string, string[]> = {};
   let lines: string[] = [];
   for (const line of (await inSite(site, 'bash', '-c', script)).split('\n').map((each) => each.trim())) {
@@ -44,7 +44,7 @@ export async function world(): Promise<World> {
     consulDump(),
     list(),
     list('namespaces,leases,secrets'),
-    ...sites.map((site) => survey(site, surveyScript)),
+    ...labHosts.map((site) => survey(site, surveyScript)),
   ]);
   const objects = ours.map(
     (each) => `${title(each)} ${each.metadata.finalizers?.join() ?? ''} ${JSON.stringify(each.spec)}`,
@@ -81,8 +81,8 @@ export async function traces(): Promise<Traces> {
   const [index, objects, ages, ...perSite] = await Promise.all([
     consulIndex('isthmus/'),
     list(`${ourKinds},secrets,events`),
-    Promise.all(sites.map((site) => inSite(site, 'bash', '-c', ageScript))),
-    ...sites.map((site) => survey(site, traceScript)),
+    Promise.all(labHosts.map((site) => inSite(site, 'bash', '-c', ageScript))),
+    ...labHosts.map((site) => survey(site, traceScript)),
   ]);
   return {
     marks: Object.assign(
@@ -96,7 +96,7 @@ export async function traces(): Promise<Traces> {
 /** Where a domain is, and in which state: `valencia running`. */
 export async function whereabouts(uuid: string): Promise<string[]> {
   const found = await Promise.all(
-    sites.map(async (site) => {
+    labHosts.map(async (site) => {
       const script = `virsh -q list --all --uuid | grep -qF "$0" && virsh -q domstate "$0" || true`;
       const state = (
         await inSite(site, 'env', 'LIBVIRT_DEFAULT_URI=qemu:///system', 'bash', '-c', script, uuid)
@@ -110,7 +110,7 @@ export async function whereabouts(uuid: string): Promise<string[]> {
 const macPattern = /^([0-9a-f]{2}:){5}[0-9a-f]{2}$/;
 
 /** Frames that the switch has sent to the machine that has this MAC. */
-export async function framesSentTo(site: SiteName, mac: string): Promise<number> {
+export async function framesSentTo(site: LabHost, mac: string): Promise<number> {
   if (!macPattern.test(mac)) throw new Error(`not a MAC: ${mac}`);
   const script = `name=$(ovs-vsctl --bare --columns=name find interface 'external_ids:attached-mac="${mac}"')
     ovs-ofctl -O OpenFlow13 dump-ports isth-int "$name"`;
@@ -123,7 +123,7 @@ export async function framesSentTo(site: SiteName, mac: string): Promise<number>
 const captureSeconds = 8;
 
 /** Frames that a machine's port carries in the next seconds, of those that the filter (pcap-filter(7)) lets through. */
-export async function captured(site: SiteName, mac: string, filter: string): Promise<number> {
+export async function captured(site: LabHost, mac: string, filter: string): Promise<number> {
   if (!macPattern.test(mac)) throw new Error(`not a MAC: ${mac}`);
   const script = `name=$(ovs-vsctl --bare --columns=name find interface 'external_ids:attached-mac="${mac}"')
     timeout ${String(captureSeconds)} tcpdump -n -e -l -i "$name" '${filter}' 2>/dev/null | grep -c '>' || true`;
@@ -136,7 +136,7 @@ export async function captureStarted(): Promise<void> {
 }
 
 /** Frames to all of a network that a site's integration bridge has let through. */
-export async function broadcastsOf(site: SiteName, vni: number): Promise<number> {
+export async function broadcastsOf(site: LabHost, vni: number): Promise<number> {
   const match = `cookie=0x${networkCookie(vni).toString(16)}/-1,table=${String(tables.forward)}`;
   const flows = await inSite(site, 'ovs-ofctl', '-O', 'OpenFlow13', 'dump-flows', 'isth-int', match);
   const [, count] = /n_packets=(\d+).*priority=90,/.exec(flows) ?? [];
@@ -145,7 +145,7 @@ export async function broadcastsOf(site: SiteName, vni: number): Promise<number>
 }
 
 /** Where frames to a MAC leave a site's boundary switch: the peer hosts of the tunnels, as `saopaulo/a`. */
-export async function edgeTargets(site: SiteName, mac: string): Promise<string[]> {
+export async function edgeTargets(site: LabHost, mac: string): Promise<string[]> {
   if (!macPattern.test(mac)) throw new Error(`not a MAC: ${mac}`);
   const script = `ovs-ofctl -O OpenFlow13 --no-names --no-stats dump-flows isth-edge | sed -n 's/.*dl_dst=${mac} .*output:\\([0-9]*\\).*/\\1/p' |
     while read -r port; do

@@ -32,6 +32,7 @@ function consulOnly(looks: readonly (readonly string[])[]): { dependencies: Audi
         get: () => undefined,
         ofSite: () => [],
         all: () => [],
+        inUse: () => undefined,
         problem: () => undefined,
         added: EMPTY,
         removed: EMPTY,
