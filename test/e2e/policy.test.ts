@@ -167,6 +167,7 @@ describe('flows of a network', () => {
   }));
 
   it('are all there at every site, also those that one change adds, changes and removes', async () => {
+    await impose({});
     const before = await flowsAt();
     await impose({ flows: many });
     // 50 at each bridge of each site.
