@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { Subscription } from 'rxjs';
-import { entryCookie, isEntryCookie, type Floodlight } from '../../drivers/floodlight/index.js';
+import { entryCookie, isEntryCookie, type ConnectedSwitch, type Floodlight } from '../../drivers/floodlight/index.js';
 import { flowBody, flowKey } from '../../drivers/openflow/index.js';
 import type { Flow, Switch } from '../../drivers/openflow/types.js';
 import { messageOf } from '../common/errors.js';
@@ -14,10 +14,12 @@ export interface BoundaryState {
   readonly problem: { readonly reason: string; readonly message: string } | undefined;
 }
 
-/** How often Floodlight is asked whether it has the switch: it tells nothing by itself. */
-const pollMs = 5_000;
-/** After a switch has come, a clearing of its tables may still be under way. */
-const settleMs = 2_000;
+const usualTimes = {
+  /** How often Floodlight is asked whether it has the switch: it tells nothing by itself. */
+  pollMs: 5_000,
+  /** After a switch has come, a clearing of its tables may still be under way. */
+  settleMs: 2_000,
+} as const;
 /** An entry is on the switch 5 to 30 ms after Floodlight has taken it. */
 const verifyMs = 1_500;
 const verifyStepMs = 20;
@@ -42,13 +44,15 @@ export class FloodlightBoundary implements SdnController {
   readonly #wanted = new Map<bigint, readonly Flow[]>();
   /** What has to be seen at Floodlight before the stand-in goes; undefined: it has gone. */
   #pending: Set<bigint> | undefined = new Set();
+  #isRecognised = false;
   /** Static entries' flows on the switch, by flowKey. */
   #flows: Map<string, Flow> | undefined;
   /** Names of our entries in Floodlight's list. */
   #names: Set<string> | undefined;
   #datapathId: bigint | undefined;
   #since: number | undefined;
-  #readyAt = Infinity;
+  /** Whether what is pushed now stays: no clearing of the tables is under way any more. */
+  #isSettled = false;
   #state: BoundaryState = { isFit: undefined, problem: undefined };
   #turn: Promise<unknown> = Promise.resolve();
   #timer: NodeJS.Timeout | undefined;
@@ -60,6 +64,7 @@ export class FloodlightBoundary implements SdnController {
     private readonly floodlight: Floodlight,
     private readonly onDrift: (cookie: bigint | undefined) => void,
     private readonly onState: () => void,
+    private readonly times: { readonly pollMs: number; readonly settleMs: number } = usualTimes,
   ) {
     this.#standIn = new Program(bridge, (cookie) => {
       // Once it has gone, that its flows go is no news.
@@ -152,12 +157,14 @@ export class FloodlightBoundary implements SdnController {
   }
 
   get #isReady(): boolean {
-    return this.#state.isFit === true && performance.now() >= this.#readyAt;
+    return this.#state.isFit === true && this.#isSettled;
   }
 
   /** A boundary that another process of ours has handed over is not taken back: Floodlight's guard tells. */
   async #recognise(): Promise<void> {
-    if (!this.#pending || this.#standIn.cookies()[Symbol.iterator]().next().done !== true) return;
+    if (this.#isRecognised) return;
+    this.#isRecognised = true;
+    if ([...this.#standIn.cookies()].length > 0) return;
     const flows = await this.#known();
     if (guard(2 + offset).every((flow) => flows.has(flowKey(flow)))) this.#pending = undefined;
   }
@@ -274,51 +281,62 @@ export class FloodlightBoundary implements SdnController {
     }
     if (this.#closed) return;
     if (before.isFit !== this.#state.isFit || before.problem?.message !== this.#state.problem?.message) this.onState();
-    this.#timer = setTimeout(() => void this.#poll(), pollMs);
+    this.#timer = setTimeout(() => void this.#poll(), this.times.pollMs);
   }
 
   async #look(): Promise<void> {
     const [switches, problems] = await Promise.all([this.floodlight.switches(), this.floodlight.problems()]);
     const ours = switches.find(({ datapathId }) => datapathId === this.#datapathId);
-    const unfit = problems.map(
-      ({ module, problem }) => `${module} ${problem === 'OpensPaths' ? 'is' : 'is not'} loaded`,
-    );
-    const isFit = unfit.length === 0;
     if (ours?.connectedSince !== this.#since) {
       // It has come, gone, or come again: what it holds now is anyone's guess.
-      const lost = this.#since !== undefined && ours !== undefined && !this.#pending;
       this.#since = ours?.connectedSince;
       this.#flows = undefined;
       this.#names = undefined;
-      this.#readyAt = Infinity;
-      if (lost) this.onDrift(undefined);
+      this.#unsettle();
     }
-    const wasReady = this.#readyAt !== Infinity && this.#state.isFit === true;
-    if (ours?.role !== 'MASTER') this.#readyAt = Infinity;
-    else if (this.#readyAt === Infinity) this.#readyAt = performance.now() + settleMs;
-    this.#state = {
-      isFit,
-      problem: isFit
-        ? ours?.role === 'MASTER'
-          ? undefined
-          : {
-              reason: 'ControllerUnreachable',
-              message: `Floodlight at ${this.floodlight.url} ${ours ? `is ${ours.role ?? 'not ready'} for` : 'does not have'} the switch isth-edge; check sdnController.openflow`,
-            }
-        : {
-            reason: 'ControllerUnfit',
-            message: `Floodlight at ${this.floodlight.url}: ${unfit.join(', ')}; without Forwarding and with the static entry pusher it may program the boundary`,
-          },
-    };
-    if (!isFit && !this.#pending) {
-      // It might open paths of its own: BuiltIn stands in again.
-      this.#pending = new Set(this.#wanted.keys());
-      this.onDrift(undefined);
-    } else if (isFit && !wasReady && this.#readyAt !== Infinity && !this.#closed) {
-      clearTimeout(this.#settling);
-      this.#settling = setTimeout(() => this.onDrift(undefined), settleMs);
-    }
+    const isMaster = ours?.role === 'MASTER';
+    const unfit = problems.map(
+      ({ module, problem }) => `${module} ${problem === 'OpensPaths' ? 'is' : 'is not'} loaded`,
+    );
+    const wasFit = this.#state.isFit;
+    this.#state = { isFit: unfit.length === 0, problem: problemOf(this.floodlight.url, unfit, ours, isMaster) };
+    if (!isMaster) this.#unsettle();
+    else if (!this.#isSettled)
+      this.#settling ??= setTimeout(() => {
+        this.#settling = undefined;
+        this.#isSettled = true;
+        this.onDrift(undefined);
+      }, this.times.settleMs);
+    if (wasFit === this.#state.isFit) return;
+    // One that might open paths of its own loses the boundary: BuiltIn stands in again.
+    if (!this.#state.isFit && !this.#pending) this.#pending = new Set(this.#wanted.keys());
+    this.onDrift(undefined);
   }
+
+  #unsettle(): void {
+    clearTimeout(this.#settling);
+    this.#settling = undefined;
+    this.#isSettled = false;
+  }
+}
+
+function problemOf(
+  url: string,
+  unfit: readonly string[],
+  ours: ConnectedSwitch | undefined,
+  isMaster: boolean,
+): BoundaryState['problem'] {
+  if (unfit.length > 0)
+    return {
+      reason: 'ControllerUnfit',
+      message: `Floodlight at ${url}: ${unfit.join(', ')}; without Forwarding and with the static entry pusher it may program the boundary`,
+    };
+  if (isMaster) return undefined;
+  const how = ours ? `is ${ours.role ?? 'not ready'} for` : 'does not have';
+  return {
+    reason: 'ControllerUnreachable',
+    message: `Floodlight at ${url} ${how} the switch isth-edge; check sdnController.openflow`,
+  };
 }
 
 /** Takes off a bridge what a Floodlight has left there, once BuiltIn's own flows are in force. */
