@@ -14,7 +14,11 @@ export interface LocalPort {
   readonly allowed?: readonly string[] | undefined;
 }
 
-const priorities = { neverServes: 200, own: 120, others: 110, foreign: 100 } as const;
+const priorities = { neverServes: 200, neverAnswers: 190, own: 120, nobody: 115, others: 110, foreign: 100 } as const;
+/** No host sends from these (RFC 1812 §5.3.7). */
+const noSource = ['0.0.0.0/8', '127.0.0.0/8', '224.0.0.0/4', '255.255.255.255'];
+const nobody = '0.0.0.0';
+const rarpRequest = 3;
 
 /** Port security: what a machine may say, by whom it is. What is not listed here ends here. */
 export function admissionFlows(
@@ -45,26 +49,36 @@ export function admissionFlows(
   return [
     ...speaksFor.map((spa) => admit(priorities.own, { ...arp, ...given({ arpSpa: spa }) })),
     // An address is probed for before it is used (RFC 5227).
-    admit(priorities.own, { ...arp, arpSpa: '0.0.0.0' }),
+    admit(priorities.own, { ...arp, arpSpa: nobody }),
     ...speaksFor.map((source) => admit(priorities.own, { ...from, ...ipv4, ...given({ ipv4Src: source }) })),
     admit(priorities.own, {
       ...from,
       ...ipv4,
-      ipv4Src: '0.0.0.0',
+      ipv4Src: nobody,
       ipv4Dst: '255.255.255.255',
       ipProtocol: ipProtocols.udp,
       udpSrc: 68,
       udpDst: 67,
     }),
-    admit(priorities.own, { ...from, ethType: etherTypes.rarp }),
+    // As QEMU asks for it when a machine has moved: so that all learn where it is. Nobody answers.
+    admit(priorities.own, {
+      ...{ ...from, ethType: etherTypes.rarp, arpOp: rarpRequest },
+      ...{ arpSha: mac, arpSpa: nobody, arpTha: mac, arpTpa: nobody },
+    }),
+    // A client does not look at the port that an answer comes from.
     ...(role === 'DHCP'
       ? []
-      : [drop(priorities.neverServes, { ...untagged, ...ipv4, ipProtocol: ipProtocols.udp, udpSrc: 67 })]),
+      : [
+          drop(priorities.neverServes, { ...untagged, ...ipv4, ipProtocol: ipProtocols.udp, udpSrc: 67 }),
+          drop(priorities.neverAnswers, { ...untagged, ...ipv4, ipProtocol: ipProtocols.udp, udpDst: 68 }),
+        ]),
     // A router passes on what others have sent, from anywhere but the network that it passes it to.
     ...(role === 'Router'
       ? [
+          ...noSource.map((block) =>
+            drop(priorities.nobody, { ...from, ...ipv4, ...given({ ipv4Src: blockOf(block) }) }),
+          ),
           drop(priorities.others, { ...from, ...ipv4, ...given({ ipv4Src: blockOf(cidr) }) }),
-          drop(priorities.others, { ...from, ...ipv4, ipv4Src: '0.0.0.0' }),
           admit(priorities.foreign, { ...from, ...ipv4 }),
         ]
       : []),

@@ -55,7 +55,12 @@ const group = '01:00:00:00:00:00/01:00:00:00:00:00';
  */
 const edgePriorities = { each: 200, group: 180, user: (priority: number) => 2 * (1_000 + priority) } as const;
 
-/** What every isth-int has, whichever networks there are. isth-edge has nothing of the kind. */
+/**
+ * What every isth-int has, whichever networks there are. isth-edge has nothing of the kind.
+ *
+ * A first fragment too short for a whole TCP or UDP header is matched as if its ports were 0, and would get round every rule
+ * on ports (RFC 1858): nobody sends such a one in good faith.
+ */
 export function bridgeFlows(): BridgeFlows {
   const otherwise = (table: number, instructions: Flow['instructions']): Flow => ({
     table,
@@ -64,8 +69,17 @@ export function bridgeFlows(): BridgeFlows {
     match: {},
     instructions,
   });
+  const tooShort = (ports: Match): Flow => ({
+    table: tables.classify,
+    priority: 300,
+    cookie: bridgeCookie,
+    match: { ethType: etherTypes.ipv4, ipFragment: 'first', ...ports },
+    instructions: {},
+  });
   return {
     int: [
+      tooShort({ ipProtocol: ipProtocols.tcp, tcpSrc: 0, tcpDst: 0 }),
+      tooShort({ ipProtocol: ipProtocols.udp, udpSrc: 0, udpDst: 0 }),
       otherwise(tables.policy, { goto: tables.egress }),
       otherwise(tables.egress, { goto: tables.forward }),
       otherwise(tables.ingress, { apply: [deliver] }),

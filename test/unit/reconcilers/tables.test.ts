@@ -51,6 +51,14 @@ const arp = (from: WorldMachine, over: Partial<NonNullable<Frame['arp']>> = {}, 
   ethType: types.arp,
   arp: { op: 1, sha: from.mac, spa: from.address, tpa: '172.16.0.1', ...over },
 });
+/** As QEMU announces a migrated guest. */
+const rarp = (from: WorldMachine, over: Partial<NonNullable<Frame['arp']>> = {}): Frame => ({
+  vlans: [],
+  ethSrc: from.mac,
+  ethDst: broadcast,
+  ethType: types.rarp,
+  arp: { op: 3, sha: from.mac, spa: '0.0.0.0', tha: from.mac, tpa: '0.0.0.0', ...over },
+});
 const udp = (from: WorldMachine, src: string, dst: string, ports: { src: number; dst: number }): Frame =>
   ip(from, broadcast, dst, { ip: { protocol: 17, src, dst }, udp: ports });
 
@@ -78,7 +86,7 @@ describe('a frame that a machine sends', () => {
     },
     {
       reason: 'QEMU announces a migrated guest by RARP',
-      frame: { vlans: [], ethSrc: a.mac, ethDst: broadcast, ethType: types.rarp },
+      frame: rarp(a),
       reaches: others,
     },
     { reason: 'another’s MAC as source is spoofed', frame: { ...to(a, 'acme/d'), ethSrc: nobody }, reaches: [] },
@@ -101,7 +109,22 @@ describe('a frame that a machine sends', () => {
     },
     {
       reason: 'RARP with another’s MAC would move that machine away',
-      frame: { vlans: [], ethSrc: find('acme/b').mac, ethDst: broadcast, ethType: types.rarp },
+      frame: rarp(find('acme/b')),
+      reaches: [],
+    },
+    {
+      reason: 'RARP that names another inside would too, for whoever reads that',
+      frame: rarp(a, { sha: find('acme/b').mac, tha: find('acme/b').mac }),
+      reaches: [],
+    },
+    {
+      reason: 'RARP that asks for another is not an announcement',
+      frame: rarp(a, { tha: find('acme/b').mac }),
+      reaches: [],
+    },
+    {
+      reason: 'a RARP server tells machines what their address is',
+      frame: rarp(a, { op: 4, tha: find('acme/b').mac, tpa: '172.16.0.66' }),
       reaches: [],
     },
     {
@@ -128,6 +151,32 @@ describe('a frame that a machine sends', () => {
       reason: 'a DHCP server’s answer does not pass in fragments either',
       frame: { ...udp(a, a.address, '255.255.255.255', { src: 67, dst: 68 }), fragment: 'first' },
       reaches: [],
+    },
+    {
+      reason: 'a DHCP client takes an answer from whichever port it comes',
+      frame: udp(a, a.address, '255.255.255.255', { src: 1067, dst: 68 }),
+      reaches: [],
+    },
+    {
+      reason: 'a first fragment too short for UDP’s ports would get round every rule on them',
+      frame: { ...udp(a, a.address, '255.255.255.255', { src: 0, dst: 0 }), fragment: 'first' },
+      reaches: [],
+    },
+    {
+      reason: 'a first fragment too short for TCP’s header would too (RFC 1858)',
+      frame: {
+        ...ip(a, find('acme/d').mac, '172.16.0.13', { ip: { protocol: 6, src: a.address, dst: '172.16.0.13' } }),
+        ...{ tcp: { src: 0, dst: 0, flags: 0 }, fragment: 'first' },
+      },
+      reaches: [],
+    },
+    {
+      reason: 'a first fragment with its ports passes, and so do the later ones',
+      frame: {
+        ...ip(a, find('acme/d').mac, '172.16.0.13', { ip: { protocol: 6, src: a.address, dst: '172.16.0.13' } }),
+        ...{ tcp: { src: 4000, dst: 80, flags: 2 }, fragment: 'first' },
+      },
+      reaches: ['acme/d'],
     },
     { reason: 'a tag of the own network is not the machine’s to set', frame: { ...arp(a), vlans: [100] }, reaches: [] },
     { reason: 'a tag of another’s network leads nowhere', frame: { ...arp(a), vlans: [101] }, reaches: [] },
@@ -277,7 +326,7 @@ describe('any world', () => {
       ethType: fc.constantFrom(...Object.values(types), 0x1234),
       addresses: fc.tuple(someAddress, someAddress),
       sha: someMac,
-      op: fc.constantFrom(1, 2),
+      op: fc.constantFrom(1, 2, 3, 4),
       protocol: fc.constantFrom(1, 6, 17),
       ports: fc.tuple(somePort, somePort),
       fragment: fc.constantFrom(undefined, undefined, 'first' as const, 'later' as const),
@@ -287,7 +336,7 @@ describe('any world', () => {
       ethSrc,
       ethDst,
       ethType,
-      ...(ethType === types.arp ? { arp: { op, sha, spa: src, tpa: dst } } : {}),
+      ...(ethType === types.arp || ethType === types.rarp ? { arp: { op, sha, spa: src, tha: sha, tpa: dst } } : {}),
       ...(ethType === types.ipv4 ? { ip: { protocol, src, dst } } : {}),
       ...(ethType === types.ipv4 && protocol === 17 && fragment !== 'later'
         ? { udp: { src: ports[0], dst: ports[1] } }
@@ -295,13 +344,19 @@ describe('any world', () => {
       ...(ethType === types.ipv4 && fragment ? { fragment } : {}),
     }));
 
+  /** The frame with this MAC as its source, and in all that ARP says. */
+  const under = (frame: Frame, mac: string): Frame[] => [
+    { ...frame, ethSrc: mac },
+    ...(frame.arp ? [{ ...frame, ethSrc: mac, arp: { ...frame.arp, sha: mac, tha: mac } }] : []),
+  ];
+
   it('never brings a machine’s frame to another tenant, whatever the frame, and only as its own', () => {
     let delivered = 0;
     fc.assert(
       fc.property(worlds, fc.array(frames, { minLength: 1, maxLength: 8 }), (random, some) => {
         for (const sender of random.machines)
           for (const at of sender.portsAt ?? [])
-            for (const frame of some.flatMap((each) => [each, { ...each, ethSrc: sender.mac }])) {
+            for (const frame of some.flatMap((each) => [each, ...under(each, sender.mac)])) {
               const deliveries = random.send(sender.name, frame, at);
               delivered += deliveries.length;
               for (const { machine, frame: received } of deliveries) {
@@ -309,6 +364,7 @@ describe('any world', () => {
                 expect(received).toEqual(frame);
                 expect(received.ethSrc).toBe(sender.mac);
                 expect(received.vlans).toEqual([]);
+                expect([sender.mac, undefined]).toContain(received.arp?.sha);
                 expect([sender.address, '0.0.0.0', undefined]).toContain(received.ip?.src ?? received.arp?.spa);
               }
             }

@@ -188,6 +188,13 @@ describe('what a machine may say beyond its own address', () => {
       frame: from('172.16.0.11'),
       passes: false,
     },
+    {
+      reason: 'a router, never what no host has sent',
+      who: { role: 'Router' },
+      frame: from('127.0.0.1'),
+      passes: false,
+    },
+    { reason: 'a router, never a group’s', who: { role: 'Router' }, frame: from('224.0.0.1'), passes: false },
     { reason: 'a router, never by ARP', who: { role: 'Router' }, frame: arp('192.0.2.7'), passes: false },
     {
       reason: 'a router with a pair of this network',

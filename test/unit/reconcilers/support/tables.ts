@@ -9,9 +9,17 @@ export interface Frame {
   readonly ethDst: string;
   /** Of what is inside the tags. */
   readonly ethType: number;
-  readonly arp?: { readonly op: number; readonly sha: string; readonly spa: string; readonly tpa: string };
+  /** RARP's too. */
+  readonly arp?: {
+    readonly op: number;
+    readonly sha: string;
+    readonly spa: string;
+    /** Default: 00:00:00:00:00:00. */
+    readonly tha?: string;
+    readonly tpa: string;
+  };
   readonly ip?: { readonly protocol: number; readonly src: string; readonly dst: string };
-  /** Not visible in a later fragment. */
+  /** Not visible in a later fragment; 0 in a first one too short for them. */
   readonly udp?: { readonly src: number; readonly dst: number };
   readonly tcp?: { readonly src: number; readonly dst: number; readonly flags: number };
   readonly icmp?: { readonly type: number; readonly code: number };
@@ -198,7 +206,7 @@ const predicates: Predicates = {
   arpSpa: (wanted, { frame }) => ipv4(wanted, frame.arp?.spa),
   arpTpa: (wanted, { frame }) => ipv4(wanted, frame.arp?.tpa),
   arpSha: (wanted, { frame }) => mac(wanted, frame.arp?.sha),
-  arpTha: unknown,
+  arpTha: (wanted, { frame: { arp } }) => arp !== undefined && mac(wanted, arp.tha ?? '00:00:00:00:00:00'),
   tcpSrc: (wanted, { frame }) => port(wanted, frame.tcp?.src),
   tcpDst: (wanted, { frame }) => port(wanted, frame.tcp?.dst),
   tcpFlags: (wanted, { frame }) => port(wanted, frame.tcp?.flags),
