@@ -1,11 +1,14 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { InvalidObjectError, kinds } from '../../crds/index.js';
 import { connectConsul } from '../../drivers/consul/index.js';
+import type { KeyValueStore } from '../../drivers/consul/types.js';
 import { audit, type Report } from '../../reconcilers/audit/audit.js';
-import type { AuditDependencies } from '../../reconcilers/audit/gather.js';
+import { hostsOf, type AuditDependencies } from '../../reconcilers/audit/gather.js';
 import type { ApiObjects } from '../../reconcilers/audit/look.js';
 import { repair, type Repaired } from '../../reconcilers/audit/repair.js';
+import { consul } from '../../reconcilers/common/allocation.js';
 import { messageOf, Transient } from '../../reconcilers/common/errors.js';
+import { prefixes } from '../../reconcilers/common/records.js';
 import { HostPool } from '../hosts/pool.js';
 import { KubeApiError, type KubeApi, type KubeObject, type Resource } from '../kube/api.js';
 import { connectKube } from '../kube/client.js';
@@ -87,7 +90,7 @@ export async function runAudit(args: readonly string[], env: NodeJS.ProcessEnv):
   const hosts = new HostPool((namespace, name) => api.secret(namespace, name), options.namespace);
   const isAsked = (site: string): boolean => options.sites.length === 0 || options.sites.includes(site);
   try {
-    await connectHosts(api, hosts, options.sites, isAsked);
+    await connectHosts(api, store, hosts, options.sites, isAsked);
     return await run({ store, hosts, isAsked, readObjects: () => readObjects(api) }, options);
   } catch (error) {
     const away = outage(error);
@@ -112,6 +115,7 @@ function outage(error: unknown): Report['away'][number] | undefined {
 
 async function connectHosts(
   api: KubeApi,
+  store: KeyValueStore,
   hosts: HostPool,
   wanted: readonly string[],
   isAsked: (site: string) => boolean,
@@ -122,7 +126,8 @@ async function connectHosts(
   if (unknown !== undefined)
     throw new OptionError(`--site: there is no Site ${unknown} (there are: ${names.join(', ') || 'none'})`);
   const asked = sites.filter(({ metadata }) => isAsked(metadata.name));
-  await Promise.all(asked.map((site) => hosts.update(site.metadata.name, site, site.spec.hosts)));
+  const records = await consul('reading the sites’ hosts', () => store.list(prefixes.site));
+  await Promise.all(asked.map((site) => hosts.update(site.metadata.name, site, hostsOf(site, records))));
   await hosts.settled({ hostMs: patienceMs, bridgeMs: patienceMs });
 }
 

@@ -1,4 +1,5 @@
 import { firstValueFrom } from 'rxjs';
+import type { Site, SiteHost } from '../../crds/index.js';
 import type { Entry, KeyValueStore } from '../../drivers/consul/types.js';
 import { constants } from '../../drivers/libvirt/index.js';
 import type { Switch } from '../../drivers/openflow/types.js';
@@ -18,11 +19,12 @@ import {
   vniOfCookie,
 } from '../common/identity.js';
 import { tolerating } from '../common/libvirt.js';
-import { prefixes } from '../common/records.js';
+import { keys, parseRecord, prefixes, siteRecord } from '../common/records.js';
 import { entries, text, uuids } from '../common/rows.js';
 import { parseXml } from '../common/xml.js';
 import { hostKey, type Host, type Hosts, type LibvirtLink } from '../host.js';
 import type { Tables } from '../site/bridges.js';
+import { leavingHosts } from '../site/members.js';
 import { defaultImagePool, defaultPool } from '../vm/disk.js';
 import type { ApiObjects, HostLook, Look, SeenDomain, SeenNetwork, SeenPort, SeenVolume } from './look.js';
 
@@ -52,7 +54,7 @@ export async function gather({ store, hosts, readObjects, isAsked }: AuditDepend
   const known = knownDomains(records, objects);
   const looks = await Promise.all(
     objects.sites.flatMap((site) =>
-      site.spec.hosts.map(async (spec): Promise<HostLook> => {
+      hostsOf(site, records).map(async (spec): Promise<HostLook> => {
         const ref = { site: site.metadata.name, host: spec.name };
         const host = hosts.get(ref);
         const seen = parts.get(hostKey(ref)) ?? unseen(ref.site, isAsked(ref.site), hosts);
@@ -62,6 +64,19 @@ export async function gather({ store, hosts, readObjects, isAsked }: AuditDepend
     ),
   );
   return { objects, entries: records, hosts: looks };
+}
+
+/** The hosts that a Site names, and those that it no longer names but that have not been cleared yet. */
+export function hostsOf({ metadata, spec }: Site, records: readonly Entry[]): SiteHost[] {
+  const entry = records.find(({ key }) => key === keys.site(metadata.name));
+  try {
+    return entry
+      ? [...spec.hosts, ...leavingHosts(spec.hosts, parseRecord(siteRecord, entry).value.hosts)]
+      : spec.hosts;
+  } catch {
+    // The Site says that its record is damaged.
+    return spec.hosts;
+  }
 }
 
 type Parts = Omit<HostLook, 'site' | 'host' | 'asked' | 'fenced'>;

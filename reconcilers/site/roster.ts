@@ -27,7 +27,7 @@ export class Roster {
   readonly #subscription;
 
   constructor(
-    private readonly store: KeyValueStore,
+    private readonly store: Pick<KeyValueStore, 'transact' | 'watch'>,
     private readonly objects: Objects,
   ) {
     this.#view = store.watch(prefixes.site);

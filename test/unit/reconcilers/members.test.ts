@@ -1,5 +1,7 @@
 import { describe, expect, it } from '@jest/globals';
 import { kinds, type SiteHost } from '../../../crds/index.js';
+import { hostsOf } from '../../../reconcilers/audit/gather.js';
+import { keys, serialise } from '../../../reconcilers/common/records.js';
 import { departure, membersOf, type Departure, type Leaver } from '../../../reconcilers/site/members.js';
 import { hostSpec, siteObject } from './support/objects.js';
 
@@ -50,6 +52,19 @@ describe('the members of a site', () => {
 
   it('a host that leaves is used as it was written down', () => {
     expect(membersOf([a], [a, b], new Map()).leaving).toEqual([b]);
+  });
+});
+
+describe('the hosts that an audit looks at', () => {
+  const site = siteObject('lisbon');
+  const entry = (value: string) => [{ key: keys.site('lisbon'), value, index: 1 }];
+  const cases = [
+    { reason: 'of a site that has none on record, those that it names', records: [], names: ['a'] },
+    { reason: 'those that leave too: what leads to them is no orphan', records: entry(serialise({ hosts: [a, b] })), names: ['a', 'b'] },
+    { reason: 'of a site whose record is damaged, those that it names', records: entry('{'), names: ['a'] },
+  ]; // prettier-ignore
+  it.each(cases)('$reason', ({ records, names }) => {
+    expect(hostsOf(site, records).map(({ name }) => name)).toEqual(names);
   });
 });
 
