@@ -14,6 +14,7 @@ export const operatorNamespace = 'isthmus-system';
 export interface LabHost {
   readonly site: string;
   readonly spec: SiteHost;
+  readonly tls: { readonly ca: string; readonly cert: string; readonly key: string };
   readonly storage: { readonly pool: string; readonly imagePool: string };
   readonly libvirt: Connection;
   readonly int: Switch;
@@ -55,6 +56,7 @@ async function connectHost(site: Site, kube: KubeConnection): Promise<LabHost> {
   return {
     site: name,
     spec,
+    tls,
     storage: { pool, imagePool },
     libvirt: await connect(spec.libvirt.qemu, { tls }),
     int: openSwitch(spec.ovs.openflow.int, { tls }),

@@ -2,6 +2,8 @@
 import { writeFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import type { Bench, Case } from './bench.js';
+import { flows } from './cases/flows.js';
+import { growth } from './cases/growth.js';
 import { idle } from './cases/idle.js';
 import { list } from './cases/list.js';
 import { machine } from './cases/machine.js';
@@ -15,7 +17,7 @@ import { namespace } from './objects.js';
 import { Operator, refuseOther } from './operator.js';
 import { table, toJson, type Row } from './row.js';
 
-const cases: readonly Case[] = [list, network, reprogram, machine, migration, idle];
+const cases: readonly Case[] = [list, network, flows, reprogram, machine, migration, idle, growth];
 
 const usage = `usage: npx tsx bench/main.ts [--only NAME]… [--quick]
 
