@@ -48,9 +48,22 @@ export function macAddress(fuid: string, index: number, attempt = 0): string {
   const digest = createHash('sha256')
     .update(`mac/${fuid}/${String(index)}/${String(attempt)}`)
     .digest();
-  const bytes = [0x02 | ((digest[0] ?? 0) & 0xf0), ...digest.subarray(1, 6)];
-  return bytes.map((byte) => byte.toString(16).padStart(2, '0')).join(':');
+  return macOf([0x02 | ((digest[0] ?? 0) & 0xf0), ...digest.subarray(1, 6)]);
 }
+
+/**
+ * The addresses between which a host ("site/host") probes the underlay: others' requests reach it at one, answers to its own
+ * at the other. Locally administered, and never a machine's: those have 2 in their first byte's low half.
+ */
+export function probeMacs(host: string): { readonly request: string; readonly reply: string } {
+  const of = (purpose: string): string => {
+    const digest = createHash('sha256').update(`probe/${purpose}/${host}`).digest();
+    return macOf([0x06 | ((digest[0] ?? 0) & 0xf0), ...digest.subarray(1, 6)]);
+  };
+  return { request: of('request'), reply: of('reply') };
+}
+
+const macOf = (bytes: readonly number[]): string => bytes.map((byte) => byte.toString(16).padStart(2, '0')).join(':');
 
 /** Port name of the tunnel to a peer host: ≤ 15 characters, as the kernel wants it. */
 export function tunnelPortName(site: string, host: string): string {

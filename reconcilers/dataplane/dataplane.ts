@@ -1,9 +1,12 @@
+import { isDeepStrictEqual } from 'node:util';
 import { filter, firstValueFrom, map, startWith, Subject, Subscription, takeUntil, timer, type Observable } from 'rxjs';
 import type { Directory } from '../common/directory.js';
 import { messageOf } from '../common/errors.js';
 import { bridgeCookie, networkCookie, patchPorts, vniOfCookie } from '../common/identity.js';
 import type { HostRef } from '../common/records.js';
 import { hostKey, type Host, type Hosts } from '../host.js';
+import { OpenFlowError } from '../../drivers/openflow/index.js';
+import { probes } from './layout.js';
 import { Ports } from './ports.js';
 import { FloodlightBoundary, removeFloodlight, type BoundaryState } from './floodlight.js';
 import { Program, type SdnController } from './program.js';
@@ -139,6 +142,7 @@ class HostDataplane {
   #running = false;
   #closed = false;
   #error: string | undefined;
+  #hasMeter = true;
   readonly #failed = new Set<Unit>();
   #retry: NodeJS.Timeout | undefined;
   readonly #subscription;
@@ -246,6 +250,7 @@ class HostDataplane {
     if (units.has('bridge') && this.directory.current && this.directory.isSound)
       for (const vni of this.#orphans()) units.add(vni);
     try {
+      if (units.has('bridge')) await this.#ensureMeter();
       for (const unit of units) this.#wanted.set(unit, this.#compile(unit));
       await this.#forget(units);
     } catch (error) {
@@ -279,6 +284,21 @@ class HostDataplane {
     await Promise.all([...zones].map((zone) => this.host.int.flushConnections(zone)));
   }
 
+  /** A flow can only name a meter that exists. Without meters there are no probes, and everything else. */
+  async #ensureMeter(): Promise<void> {
+    const { id, rate } = probes.meter;
+    const { int } = this.host;
+    try {
+      const found = (await int.meters()).find((meter) => meter.id === id);
+      if (!isDeepStrictEqual(found?.rate, rate)) await int.setMeter(id, rate);
+      this.#hasMeter = true;
+    } catch (error) {
+      if (!(error instanceof OpenFlowError)) throw error;
+      if (this.#hasMeter) this.log('no meters, so no probes', { host: hostKey(this.host), error: error.message });
+      this.#hasMeter = false;
+    }
+  }
+
   get #isConnected(): boolean {
     return this.#programs.int.isConnected && this.#programs.edge.isConnected;
   }
@@ -305,8 +325,15 @@ class HostDataplane {
     return { wanted: 0, present: 0, ...this.report(vni), error };
   }
 
+  #compileBridges(): BridgeFlows {
+    const int = this.ports.named(patchPorts.int);
+    const edge = this.ports.named(patchPorts.edge);
+    if (int === undefined || edge === undefined || !this.#hasMeter) return bridgeFlows();
+    return bridgeFlows({ self: hostKey(this.host), patch: { int, edge }, tunnels: this.ports.tunnels() });
+  }
+
   #compile(unit: Unit): BridgeFlows {
-    if (unit === 'bridge') return bridgeFlows();
+    if (unit === 'bridge') return this.#compileBridges();
     const nothing: BridgeFlows = { int: [], edge: [] };
     const fuid = this.directory.networkOfVni(unit);
     const network = fuid === undefined ? undefined : this.directory.network(fuid)?.value;

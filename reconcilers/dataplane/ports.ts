@@ -1,12 +1,23 @@
+import { isDeepStrictEqual } from 'node:util';
 import { Subject, type Observable } from 'rxjs';
 import type { Ovsdb, Row, RowChange } from '../../drivers/ovsdb/types.js';
 import { ovsdbMark } from '../common/identity.js';
+import { entries } from '../common/rows.js';
 
 export interface PortChange {
   /** The iface-ids whose port came, went or got another number. */
   readonly interfaceId?: string;
   /** A port of the bridges themselves changed (patch, tunnel): everything on the host depends on it. */
   readonly infrastructure?: true;
+  /** A tunnel came, went, or its far end is heard of no more, or again. */
+  readonly liveness?: true;
+}
+
+/** What BFD (RFC 5880) tells of a tunnel. */
+export interface Liveness {
+  readonly isUp: boolean;
+  /** Why it went down last, in BFD's words. */
+  readonly diagnostic: string;
 }
 
 interface Port {
@@ -15,6 +26,7 @@ interface Port {
   readonly peer: string | undefined;
   readonly name: string;
   readonly ours: boolean;
+  readonly liveness: Liveness | undefined;
 }
 
 /** OpenFlow port numbers of one host's interfaces, by what they are for; kept current by the OVSDB monitor. */
@@ -54,6 +66,17 @@ export class Ports {
     return [...this.#byPeer].flatMap(([peer, uuid]) => (peer.startsWith(`${site}/`) ? (this.#number(uuid) ?? []) : []));
   }
 
+  /** The tunnels that have a port, by peer host. */
+  tunnels(): ReadonlyMap<string, number> {
+    const numbered = [...this.#byPeer].map(([peer, uuid]) => [peer, this.#number(uuid)] as const);
+    return new Map(numbered.flatMap(([peer, port]) => (port === undefined ? [] : [[peer, port]])));
+  }
+
+  /** What the tunnels' liveness is, by peer host; undefined: the switch does not say. */
+  liveness(): ReadonlyMap<string, Liveness | undefined> {
+    return new Map([...this.#byPeer].map(([peer, uuid]) => [peer, this.#rows.get(uuid)?.liveness]));
+  }
+
   close(): void {
     this.#subscription.unsubscribe();
     this.#changes.complete();
@@ -71,7 +94,10 @@ export class Ports {
     if (after) this.#index(change.uuid, after);
     for (const interfaceId of new Set([before?.interfaceId, after?.interfaceId]))
       if (interfaceId !== undefined) this.#changes.next({ interfaceId });
-    if ((before?.ours ?? false) || (after?.ours ?? false)) this.#changes.next({ infrastructure: true });
+    if (!before?.ours && !after?.ours) return;
+    const sameTunnel = before?.name === after?.name && before?.peer === after?.peer;
+    if (!sameTunnel || before?.ofport !== after?.ofport) this.#changes.next({ infrastructure: true });
+    if (!sameTunnel || !isDeepStrictEqual(before?.liveness, after?.liveness)) this.#changes.next({ liveness: true });
   }
 
   #index(uuid: string, port: Port): void {
@@ -102,19 +128,21 @@ function known(ovsdb: Ovsdb): Iterable<[string, Row]> {
 }
 
 function portOf(row: Row): Port {
-  const ids = row['external_ids'] instanceof Map ? (row['external_ids'] as ReadonlyMap<unknown, unknown>) : new Map();
-  const text = (key: string): string | undefined => {
-    const value: unknown = ids.get(key);
-    return typeof value === 'string' ? value : undefined;
-  };
+  const ids = entries(row, 'external_ids');
   const ofports = row['ofport'];
   const ofport: unknown = Array.isArray(ofports) ? ofports[0] : ofports;
   return {
     name: typeof row['name'] === 'string' ? row['name'] : '',
     // -1 says that the switch could not make the port.
     ofport: typeof ofport === 'number' && ofport > 0 ? ofport : undefined,
-    interfaceId: text('iface-id'),
-    peer: text(ovsdbMark) === 'tunnel' ? text(`${ovsdbMark}-peer`) : undefined,
-    ours: text(ovsdbMark) !== undefined,
+    interfaceId: ids.get('iface-id'),
+    peer: ids.get(ovsdbMark) === 'tunnel' ? ids.get(`${ovsdbMark}-peer`) : undefined,
+    ours: ids.has(ovsdbMark),
+    liveness: livenessOf(entries(row, 'bfd_status')),
   };
+}
+
+function livenessOf(status: ReadonlyMap<string, string>): Liveness | undefined {
+  const state = status.get('state');
+  return state === undefined ? undefined : { isUp: state === 'up', diagnostic: status.get('diagnostic') ?? '' };
 }

@@ -13,8 +13,10 @@ import {
   metadataOf,
   registers,
   tables,
+  tagged,
   type Uncookied,
 } from './layout.js';
+import { probeFlows, type ProbePaths } from './probes.js';
 import { admissionFlows, type LocalPort } from './security.js';
 
 /**
@@ -56,12 +58,14 @@ const group = '01:00:00:00:00:00/01:00:00:00:00:00';
 const edgePriorities = { each: 200, group: 180, user: (priority: number) => 2 * (1_000 + priority) } as const;
 
 /**
- * What every isth-int has, whichever networks there are. isth-edge has nothing of the kind.
+ * What the bridges have, whichever networks there are. isth-edge has only the ways of probes, where there are any.
  *
  * A first fragment too short for a whole TCP or UDP header is matched as if its ports were 0, and would get round every rule
  * on ports (RFC 1858): nobody sends such a one in good faith.
  */
-export function bridgeFlows(): BridgeFlows {
+export function bridgeFlows(paths?: ProbePaths): BridgeFlows {
+  const probes = paths ? probeFlows(paths) : { int: [], edge: [] };
+  const own = (flow: Uncookied): Flow => ({ ...flow, cookie: bridgeCookie });
   const otherwise = (table: number, instructions: Flow['instructions']): Flow => ({
     table,
     priority: 0,
@@ -83,8 +87,9 @@ export function bridgeFlows(): BridgeFlows {
       otherwise(tables.policy, { goto: tables.egress }),
       otherwise(tables.egress, { goto: tables.forward }),
       otherwise(tables.ingress, { apply: [deliver] }),
+      ...probes.int.map(own),
     ],
-    edge: [],
+    edge: probes.edge.map(own),
   };
 }
 
@@ -238,9 +243,3 @@ function incoming({ tunnels, vni, vlan, patch }: NetworkOnHost): Uncookied[] {
 }
 
 const toRegister = (port: number): Action => ({ type: 'loadRegister', register: registers.output, value: port });
-
-const tagged = (vlan: number, port: number): Action[] => [
-  { type: 'pushVlan' },
-  { type: 'setField', field: { vlanId: vlan } },
-  { type: 'output', port },
-];

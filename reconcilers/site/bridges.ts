@@ -8,7 +8,7 @@ export const monitoredTables = {
   Open_vSwitch: ['bridges', 'ovs_version'],
   Bridge: ['name', 'ports', 'controller', 'fail_mode', 'datapath_type', 'protocols', 'external_ids', 'other_config'],
   Port: ['name', 'interfaces', 'external_ids'],
-  Interface: ['name', 'type', 'options', 'ofport', 'external_ids', 'error', 'mtu_request'],
+  Interface: ['name', 'type', 'options', 'ofport', 'external_ids', 'error', 'mtu_request', 'bfd', 'bfd_status'],
   Controller: ['target'],
 } as const;
 
@@ -43,6 +43,8 @@ interface WantedPort {
   readonly name: string;
   readonly type: string;
   readonly options: Readonly<Record<string, string>>;
+  /** Bidirectional Forwarding Detection (RFC 5880), as Open vSwitch is told of it; empty: none. */
+  readonly bfd: Readonly<Record<string, string>>;
   readonly externalIds: Readonly<Record<string, string>>;
 }
 
@@ -52,6 +54,12 @@ interface WantedBridge {
   readonly controllers: readonly string[];
   readonly ports: readonly WantedPort[];
 }
+
+/**
+ * Both ends of a tunnel hear of each other every second; three seconds of silence are its end. Without check_tnl_key the
+ * switch would take any frame to UDP port 3784 that comes by the tunnel for BFD's own, a tenant's too.
+ */
+const bfd = { enable: 'true', min_rx: '1000', min_tx: '1000', check_tnl_key: 'true' } as const;
 
 /** The listener that a bridge needs so that we can connect to the given end point: tcp:HOST:PORT → ptcp:PORT:HOST. */
 export function listenerOf(endpoint: string): string {
@@ -70,12 +78,14 @@ function wantedBridges(wanted: WantedBridges): WantedBridge[] {
     name,
     type: 'patch',
     options: { peer },
+    bfd: {},
     externalIds: { [ovsdbMark]: 'patch' },
   });
   const tunnels = wanted.peers.map(({ site, host, underlayAddress }) => ({
     name: tunnelPortName(site, host),
     type: 'vxlan',
     options: { remote_ip: underlayAddress, local_ip: wanted.underlayAddress, key: 'flow' },
+    bfd,
     externalIds: { [ovsdbMark]: 'tunnel', [`${ovsdbMark}-peer`]: `${site}/${host}` },
   }));
   return [
@@ -133,7 +143,7 @@ const bridgeColumns = (bridge: WantedBridge, datapathType: string) => ({
 });
 
 function createBridge(bridge: WantedBridge, datapathType: string, tables: Tables): BridgeChange {
-  const local: WantedPort = { name: bridge.name, type: 'internal', options: {}, externalIds: {} };
+  const local: WantedPort = { name: bridge.name, type: 'internal', options: {}, bfd: {}, externalIds: {} };
   const ports = [local, ...bridge.ports];
   const [root] = tables('Open_vSwitch').keys();
   return {
@@ -181,7 +191,13 @@ function insertPort(port: WantedPort): Operation[] {
       op: 'insert',
       table: 'Interface',
       'uuid-name': symbol(`interface_${port.name}`),
-      row: { name: port.name, type: port.type, options: ovsMap(port.options), external_ids: ovsMap(port.externalIds) },
+      row: {
+        name: port.name,
+        type: port.type,
+        options: ovsMap(port.options),
+        bfd: ovsMap(port.bfd),
+        external_ids: ovsMap(port.externalIds),
+      },
     },
     {
       op: 'insert',
@@ -273,7 +289,8 @@ function diffPorts(bridge: WantedBridge, bridgeUuid: string, row: Row, tables: T
   const wanted = bridge.ports.flatMap((port): BridgeChange[] => {
     const found = present.get(port.name);
     if (!found) return [{ reason: `add port ${port.name} to bridge ${bridge.name}`, operations: attach(port) }];
-    if (portMatches(port, found.interface)) return [];
+    if (portMatches(port, found.interface))
+      return same(entries(found.interface, 'bfd'), port.bfd) ? [] : [setLiveness(port, bridge.name)];
     return [
       {
         reason: `replace port ${port.name} of bridge ${bridge.name}`,
@@ -284,13 +301,22 @@ function diffPorts(bridge: WantedBridge, bridgeUuid: string, row: Row, tables: T
   return [...stale, ...wanted];
 }
 
+/** In place: a tunnel that is replaced loses what is under way. */
+const setLiveness = (port: WantedPort, bridge: string): BridgeChange => ({
+  reason: `set BFD of port ${port.name} of bridge ${bridge}`,
+  operations: [
+    { op: 'update', table: 'Interface', where: [['name', '==', port.name]], row: { bfd: ovsMap(port.bfd) } },
+  ],
+});
+
+const same = (found: ReadonlyMap<string, string>, wanted: Readonly<Record<string, string>>): boolean =>
+  found.size === Object.keys(wanted).length && Object.entries(wanted).every(([key, value]) => found.get(key) === value);
+
 function portMatches(port: WantedPort, row: Row | undefined): boolean {
-  const options = entries(row, 'options');
   const ids = entries(row, 'external_ids');
   return (
     text(row, 'type') === port.type &&
-    options.size === Object.keys(port.options).length &&
-    Object.entries(port.options).every(([key, value]) => options.get(key) === value) &&
+    same(entries(row, 'options'), port.options) &&
     Object.entries(port.externalIds).every(([key, value]) => ids.get(key) === value)
   );
 }

@@ -116,6 +116,16 @@ describe('the bridges of a host', () => {
       changes: [`replace port ${toSaopaulo} of bridge isth-edge`],
     },
     {
+      reason: 'a tunnel from before liveness was asked for gets it, and stays',
+      given: [['clear', 'Interface', toSaopaulo, 'bfd']],
+      changes: [`set BFD of port ${toSaopaulo} of bridge isth-edge`],
+    },
+    {
+      reason: 'BFD that takes frames of every VNI for its own would swallow a tenant’s UDP to port 3784',
+      given: [['remove', 'Interface', toTokyo, 'bfd', 'check_tnl_key']],
+      changes: [`set BFD of port ${toTokyo} of bridge isth-edge`],
+    },
+    {
       reason: 'a peer that moved has another address',
       given: [],
       want: { ...wanted, peers: [{ ...saopaulo, underlayAddress: '198.51.100.22' }, tokyo] },
@@ -158,18 +168,18 @@ describe('the bridges of a host', () => {
     {
       reason: 'a listener that was removed is put back',
       given: [['del-controller', 'isth-int']],
-      changes: ['set OpenFlow listener of bridge isth-int'],
+      changes: ['set OpenFlow controllers of bridge isth-int to ptcp:6654:127.0.0.1'],
     },
     {
       reason: 'a controller that was added would program the bridge too',
       given: [['set-controller', 'isth-edge', 'ptcp:6655:127.0.0.1', 'tcp:127.0.0.1:6653']],
-      changes: ['set OpenFlow listener of bridge isth-edge'],
+      changes: ['set OpenFlow controllers of bridge isth-edge to ptcp:6655:127.0.0.1'],
     },
     {
       reason: 'a site that chose another end point gets its listener there',
       given: [],
       want: { ...wanted, listeners: { ...wanted.listeners, int: 'ptcp:6664:127.0.0.1' } },
-      changes: ['set OpenFlow listener of bridge isth-int'],
+      changes: ['set OpenFlow controllers of bridge isth-int to ptcp:6664:127.0.0.1'],
     },
     {
       reason: 'a bridge that is gone is made anew, and the other stays',

@@ -27,7 +27,7 @@ export interface Frame {
 }
 
 export interface Output {
-  readonly port: number;
+  readonly port: number | 'controller';
   readonly frame: Frame;
   readonly tunnelId: bigint;
 }
@@ -92,8 +92,12 @@ function run(flows: readonly Flow[], table: number, packet: Packet, depth: numbe
 function act(flows: readonly Flow[], action: Action, packet: Packet, depth: number): void {
   switch (action.type) {
     case 'output':
-      if (typeof action.port !== 'number') throw new Error(`output to ${action.port} is not for these tables`);
-      output(packet, action.port);
+      if (action.port === 'normal' || action.port === 'local')
+        throw new Error(`output to ${action.port} is not for these tables`);
+      // The one way back by the port that it came from.
+      if (action.port === 'in_port')
+        packet.outputs.push({ port: packet.inPort, frame: packet.frame, tunnelId: packet.tunnelId });
+      else output(packet, action.port);
       return;
     case 'outputRegister':
       output(packet, packet.registers.get(action.register) ?? 0);
@@ -136,7 +140,7 @@ function track(flows: readonly Flow[], action: Action & { type: 'ct' }, packet: 
   run(flows, action.table, { ...packet, ctMark, registers: new Map(packet.registers) }, depth + 1);
 }
 
-function output(packet: Packet, port: number): void {
+function output(packet: Packet, port: number | 'controller'): void {
   if (port === packet.inPort) return;
   packet.outputs.push({ port, frame: packet.frame, tunnelId: packet.tunnelId });
 }
@@ -146,7 +150,8 @@ function set(field: SetField, packet: Packet): void {
   else if ('vlanId' in field) {
     if (packet.frame.vlans.length === 0) throw new Error('a VLAN id is set where there is no tag');
     packet.frame = { ...packet.frame, vlans: [field.vlanId, ...packet.frame.vlans.slice(1)] };
-  } else if ('ethDst' in field) packet.frame = { ...packet.frame, ethDst: field.ethDst };
+  } else if ('ethSrc' in field) packet.frame = { ...packet.frame, ethSrc: field.ethSrc };
+  else if ('ethDst' in field) packet.frame = { ...packet.frame, ethDst: field.ethDst };
   else if ('ipv4Dst' in field && packet.frame.ip)
     packet.frame = { ...packet.frame, ip: { ...packet.frame.ip, dst: field.ipv4Dst } };
   else throw new Error(`set_field of ${Object.keys(field).join()} is not for these tables`);

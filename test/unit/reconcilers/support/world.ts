@@ -5,6 +5,7 @@ import {
   type Location,
 } from '../../../../reconcilers/dataplane/tables.js';
 import type { Policy, Role } from '../../../../reconcilers/common/records.js';
+import { hostKey } from '../../../../reconcilers/host.js';
 import { receive, type Connections, type Frame } from './tables.js';
 
 export interface WorldHost {
@@ -36,8 +37,9 @@ export interface WorldMachine {
   readonly allowed?: readonly string[];
 }
 
-/** A frame that left the tables by a machine's port. */
+/** A frame that left the tables by a machine's port, or came to us. */
 export interface Delivery {
+  /** 'controller': us. */
   readonly machine: string;
   readonly at: string;
   readonly frame: Frame;
@@ -77,6 +79,11 @@ export class World {
     return this.#travel({ host, bridge: 'edge', port, frame, tunnelId: BigInt(vni) });
   }
 
+  /** Where a frame comes out that we put into a host's patch, as a prober does. */
+  inject(host: string, frame: Frame): Delivery[] {
+    return this.#travel({ host, bridge: 'edge', port: patch.edge, frame, tunnelId: 0n });
+  }
+
   #travel(first: { host: string; bridge: 'int' | 'edge'; port: number; frame: Frame; tunnelId: bigint }): Delivery[] {
     this.hops.length = 0;
     const deliveries: Delivery[] = [];
@@ -93,11 +100,12 @@ export class World {
         if (port === patch[bridge]) {
           const other = bridge === 'int' ? 'edge' : 'int';
           queue.push({ host, bridge: other, port: patch[other], frame, tunnelId: 0n });
-        } else if (bridge === 'edge') {
+        } else if (bridge === 'edge' && port !== 'controller') {
           if (hop.port !== patch.edge) throw new Error(`${host}: a tunnel’s frame went out of port ${port}`);
           const peer = this.#peerOf(host, port);
           queue.push({ host: peer, bridge, port: this.#tunnel(peer, host), frame, tunnelId });
-        } else {
+        } else if (port === 'controller') deliveries.push({ machine: port, at: host, frame });
+        else {
           const machine = this.machines[port - firstPort];
           if (!machine || !portsAt(machine).includes(host)) throw new Error(`${host}: isth-int has no port ${port}`);
           deliveries.push({ machine: machine.name, at: host, frame });
@@ -163,7 +171,11 @@ export class World {
             .map((peer) => this.#tunnel(host, peer.name)),
         });
       });
-    const all = [bridgeFlows(), ...parts];
+    const tunnels = this.hosts
+      .filter((peer) => peer.name !== host)
+      .map((peer) => [hostKey({ site: peer.site, host: peer.name }), this.#tunnel(host, peer.name)] as const);
+    const paths = { self: hostKey({ site, host }), patch, tunnels: new Map(tunnels) };
+    const all = [bridgeFlows(paths), ...parts];
     return { int: all.flatMap(({ int }) => int), edge: all.flatMap(({ edge }) => edge) };
   }
 }
