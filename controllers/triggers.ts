@@ -1,4 +1,5 @@
 import { Subscription, type Observable } from 'rxjs';
+import type { FederatedNetwork } from '../crds/index.js';
 import type { Directory } from '../reconcilers/common/directory.js';
 import { ovsdbMark } from '../reconcilers/common/identity.js';
 import type { HostRef } from '../reconcilers/common/records.js';
@@ -97,6 +98,11 @@ function wireObjects(
       ])
     )
       for (const machine of objects.machinesOn(metadata.namespace, metadata.name)) targets.machine(machine.metadata);
+    // One that comes or goes is what firewalls of others may name.
+    if (!network || !old)
+      for (const other of objects.networks())
+        if (other.metadata.namespace === metadata.namespace && namesInFirewall(other, metadata.name))
+          targets.network(other.metadata);
     // A deleted network may be what kept a site.
     if (!network)
       for (const site of objects.sites())
@@ -126,6 +132,9 @@ function wireObjects(
       for (const { metadata, spec } of objects.machines()) if (spec.template === name) targets.machine(metadata);
   });
 }
+
+const namesInFirewall = ({ spec }: FederatedNetwork, name: string): boolean =>
+  spec.firewall?.rules?.some(({ from, to }) => (from ?? to)?.some(({ network }) => network === name)) ?? false;
 
 /** Whether both are there and agree in what is looked at. */
 function same<T>(a: T | undefined, b: T | undefined, look: (object: T) => readonly unknown[]): boolean {
