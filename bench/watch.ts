@@ -49,18 +49,24 @@ export class Watched implements AsyncDisposable {
     this.#changed.complete();
   }
 
-  async #run(resourceVersion: string): Promise<void> {
+  async #run(from: string): Promise<void> {
     const { namespace } = this;
     const { signal } = this.#stop;
-    for await (const event of this.api.watch(this.resource, { namespace, resourceVersion, signal })) {
-      if (event.type === 'BOOKMARK') continue;
-      if (event.type === 'ERROR') throw event.error;
-      const { name } = event.object.metadata;
-      if (event.type === 'DELETED') this.#objects.delete(name);
-      else this.#objects.set(name, event.object);
-      this.#changed.next(undefined);
-    }
-    if (!signal.aborted) throw new Error(`the server ended the watch of ${this.resource.plural}`);
+    let resourceVersion = from;
+    // The server ends every watch after some minutes.
+    while (!signal.aborted)
+      for await (const event of this.api.watch(this.resource, { namespace, resourceVersion, signal })) {
+        if (event.type === 'ERROR') throw event.error;
+        if (event.type === 'BOOKMARK') {
+          resourceVersion = event.resourceVersion;
+          continue;
+        }
+        const { name } = event.object.metadata;
+        resourceVersion = event.object.metadata.resourceVersion;
+        if (event.type === 'DELETED') this.#objects.delete(name);
+        else this.#objects.set(name, event.object);
+        this.#changed.next(undefined);
+      }
   }
 }
 
