@@ -89,7 +89,10 @@ async function measure(chosen: readonly Case[], bench: Bench): Promise<Row[]> {
   const rows: Row[] = [];
   for (const { name, about, run } of chosen) {
     bench.say(`${name}: ${about}`);
-    rows.push(...(await run(bench)));
+    const found = await run(bench);
+    rows.push(...found);
+    // A later case that fails does not take these along.
+    console.log(`\n${table(found)}\n`);
   }
   return rows;
 }
