@@ -173,11 +173,14 @@ async function run({ lab, operator, rounds, signal, say }: Bench): Promise<Row[]
     rows.push(...(await restart({ lab, operator, signal }, next)));
     return rows;
   } finally {
-    await removeMachines(lab, hosts);
-    const { items } = await lab.kube.list(resource, { namespace });
-    await Promise.all(items.map(({ metadata }) => lab.kube.delete(resource, metadata)));
-    for (const { metadata } of items) await watched.until(metadata.name, isGone, 300_000);
-    for (const ovsdb of hosts.values()) await ovsdb.close();
+    try {
+      await removeMachines(lab, hosts);
+      const { items } = await lab.kube.list(resource, { namespace });
+      await Promise.all(items.map(({ metadata }) => lab.kube.delete(resource, metadata)));
+      for (const { metadata } of items) await watched.until(metadata.name, isGone, 300_000);
+    } finally {
+      for (const ovsdb of hosts.values()) await ovsdb.close();
+    }
   }
 }
 
