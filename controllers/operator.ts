@@ -10,6 +10,8 @@ import type { Move } from '../reconcilers/migration/move.js';
 import { reconcileNetwork } from '../reconcilers/network/reconciler.js';
 import { reconcileSite } from '../reconcilers/site/reconciler.js';
 import { Roster } from '../reconcilers/site/roster.js';
+import { promisedMtu } from '../reconcilers/underlay/mtu.js';
+import { Prober } from '../reconcilers/underlay/prober.js';
 import { reconcileMachine } from '../reconcilers/vm/reconciler.js';
 import { HostPool } from './hosts/pool.js';
 import { isKubeError, type KubeApi } from './kube/api.js';
@@ -65,6 +67,14 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
   const roster = new Roster(store, objects);
   const allocator = new Allocator(store);
   const dataplane = new Dataplane(hosts, directory, (message, fields) => log.warn(message, fields));
+  const underlay = new Prober(
+    hosts,
+    (from, to) => {
+      const [near, far] = [objects.site(from), objects.site(to)];
+      return near && far && promisedMtu(near.spec, far.spec);
+    },
+    { intervalMs: options.probeMs },
+  );
   const moves = new Map<string, Move>();
   const placing = oneAtATime();
 
@@ -77,7 +87,7 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
     reconcile: async (site) => {
       const members = await roster.take(site);
       await hosts.update(site.metadata.name, site, [...members.staying, ...members.leaving]);
-      return await reconcileSite(site, members, { hosts, dataplane, objects, directory, roster, log: say });
+      return await reconcileSite(site, members, { hosts, dataplane, objects, directory, roster, underlay, log: say });
     },
   });
   const networks = new KindController({
@@ -134,7 +144,7 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
   const all = [sites, networks, machines, migrations, templates];
 
   const wiring = wire(
-    { stores, objects, hosts, directory, dataplane },
+    { stores, objects, hosts, directory, dataplane, underlay },
     {
       site: (key) => sites.enqueue(key),
       network: (key) => networks.enqueue(key),
@@ -155,6 +165,7 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
     name: 'resync',
     run: async (signal) => {
       dataplane.start();
+      underlay.start();
       while (!signal.aborted) {
         await sleep(options.resyncMs, signal);
         await dataplane.audit();
@@ -186,6 +197,7 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
     followSites.unsubscribe();
     followRoster.unsubscribe();
     for (const move of moves.values()) move.close();
+    underlay.close();
     dataplane.close();
     directory.close();
     roster.close();

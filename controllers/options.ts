@@ -13,6 +13,7 @@ export interface Options extends ConnectionOptions {
   readonly healthAddress: string;
   readonly leaderElect: boolean;
   readonly resyncMs: number;
+  readonly probeMs: number;
   readonly concurrency: number;
   readonly logLevel: LogLevel;
   readonly logFormat: 'json' | 'console';
@@ -39,6 +40,7 @@ ${connectionUsage}\
   --health-address H:P     /healthz, /readyz, /metrics (default 127.0.0.1:8081)
   --no-leader-elect        for a single process
   --resync-seconds N       everything is compared anew this often, though nothing happened (default 300)
+  --probe-seconds N        the underlay between any two hosts is probed this often (default 60)
   --concurrency N          objects of a kind worked on at once (default 16)
   --log-level LEVEL        ${LOG_LEVELS.join(', ')} (default info)
   --log-format FORMAT      json or console (default json)
@@ -60,6 +62,7 @@ export function parseOptions(args: readonly string[], env: NodeJS.ProcessEnv): O
     healthAddress: values['health-address'] ?? '127.0.0.1:8081',
     leaderElect: !values['no-leader-elect'],
     resyncMs: positive('--resync-seconds', values['resync-seconds'] ?? '300') * 1_000,
+    probeMs: positive('--probe-seconds', values['probe-seconds'] ?? '60') * 1_000,
     concurrency: positive('--concurrency', values.concurrency ?? '16'),
     logLevel,
     logFormat: format,
@@ -79,6 +82,7 @@ const operatorFlags = {
   'health-address': { type: 'string' },
   'no-leader-elect': { type: 'boolean' },
   'resync-seconds': { type: 'string' },
+  'probe-seconds': { type: 'string' },
   concurrency: { type: 'string' },
   'log-level': { type: 'string' },
   'log-format': { type: 'string' },

@@ -1,5 +1,6 @@
+import { isDeepStrictEqual } from 'node:util';
 import { Subscription, type Observable } from 'rxjs';
-import type { FederatedNetwork } from '../crds/index.js';
+import type { FederatedNetwork, Site } from '../crds/index.js';
 import type { Directory } from '../reconcilers/common/directory.js';
 import { ovsdbMark } from '../reconcilers/common/identity.js';
 import type { HostRef } from '../reconcilers/common/records.js';
@@ -7,6 +8,7 @@ import { entries } from '../reconcilers/common/rows.js';
 import type { Dataplane } from '../reconcilers/dataplane/dataplane.js';
 import { hostKey, type Host, type Hosts } from '../reconcilers/host.js';
 import type { Objects } from '../reconcilers/objects.js';
+import type { Prober } from '../reconcilers/underlay/prober.js';
 import { parseKey } from './kube/api.js';
 import type { Stores } from './objects.js';
 
@@ -32,6 +34,7 @@ export interface TriggerSources {
   readonly hosts: Hosts;
   readonly directory: Directory;
   readonly dataplane: Dataplane;
+  readonly underlay: Prober;
 }
 
 /** What wakes what: every change that somebody's reconcile depends on, as keys. No decisions are taken here. */
@@ -50,6 +53,7 @@ export function wire(sources: TriggerSources, targets: TriggerTargets): Subscrip
     if (fuid !== undefined) enqueueNetwork(sources, targets, fuid);
   });
   on(sources.dataplane.boundaries, ({ site }) => targets.site({ name: site }));
+  on(sources.underlay.changes, ({ site }) => targets.site({ name: site }));
   const perHost = new Map<string, Subscription>();
   const follow = (host: Host): void => {
     perHost.get(hostKey(host))?.unsubscribe();
@@ -70,18 +74,25 @@ export function wire(sources: TriggerSources, targets: TriggerTargets): Subscrip
 }
 
 function wireObjects(
-  { stores, objects }: TriggerSources,
+  sources: TriggerSources,
   targets: TriggerTargets,
   on: <T>(source: Observable<T>, act: (event: T) => void) => void,
 ): void {
+  const { stores, objects, directory, underlay } = sources;
   on(stores.sites.changes, (change) => {
-    targets.site(parseKey(change.key));
+    const { name } = parseKey(change.key);
+    targets.site({ name });
+    // What its links carry decides whether networks are ready there.
+    if (!isDeepStrictEqual(linksOf(change.old), linksOf(change.new)))
+      for (const [fuid, { value }] of directory.networks())
+        if (value.sites.includes(name)) enqueueNetwork(sources, targets, fuid);
     // Status-only changes of a site (its capacity) are of no concern to others.
     if (
       change.old?.metadata.generation === change.new?.metadata.generation &&
       change.old?.metadata.deletionTimestamp === change.new?.metadata.deletionTimestamp
     )
       return;
+    underlay.refresh();
     for (const { metadata } of objects.sites()) targets.site(metadata);
     for (const { metadata } of objects.networks()) targets.network(metadata);
   });
@@ -135,6 +146,9 @@ function wireObjects(
 
 const namesInFirewall = ({ spec }: FederatedNetwork, name: string): boolean =>
   spec.firewall?.rules?.some(({ from, to }) => (from ?? to)?.some(({ network }) => network === name)) ?? false;
+
+const linksOf = (site: Site | undefined) =>
+  site?.status?.links?.map(({ host, peer, state, mtu }) => [host, peer, state, mtu]);
 
 /** Whether both are there and agree in what is looked at. */
 function same<T>(a: T | undefined, b: T | undefined, look: (object: T) => readonly unknown[]): boolean {

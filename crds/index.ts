@@ -38,7 +38,7 @@ export { InvalidObjectError } from './kind.js';
 export type { CloudInit, Image, MachineType, Resources, StorageKind } from './machine.js';
 export { QuantityError, quantity } from './quantity.js';
 export { host as hostSchema } from './site.js';
-export type { Site, SiteHost, SiteHostStatus, SiteSpec, SiteStatus } from './site.js';
+export type { Site, SiteHost, SiteHostStatus, SiteLink, SiteSpec, SiteStatus } from './site.js';
 export { migrationPhases } from './vmmigration.js';
 export type {
   MigrationPhase,

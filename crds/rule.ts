@@ -78,26 +78,28 @@ export function set<S extends z.ZodType<string>>(item: S, max: number): z.ZodArr
   return unique(z.array(item).max(max), (value) => value).meta({ 'x-kubernetes-list-type': 'set' });
 }
 
-/** A list whose items are told apart by a field; the API server checks it by itself. */
+/** A list whose items are told apart by a field, or by several; the API server checks it by itself. */
 export function listMap<K extends string, S extends z.ZodType<Record<K, unknown>>>(
   item: S,
-  key: K,
+  key: K | readonly K[],
   max?: number,
 ): z.ZodArray<S> {
   const list = z.array(item);
-  return unique(max === undefined ? list : list.max(max), (value) => value[key]).meta({
+  const keyOf = (value: Record<K, unknown>): unknown =>
+    typeof key === 'string' ? value[key] : Object.fromEntries(key.map((each) => [each, value[each]]));
+  return unique(max === undefined ? list : list.max(max), keyOf).meta({
     'x-kubernetes-list-type': 'map',
-    'x-kubernetes-list-map-keys': [key],
+    'x-kubernetes-list-map-keys': typeof key === 'string' ? [key] : key,
   });
 }
 
 function unique<S extends z.ZodType>(list: z.ZodArray<S>, key: (item: z.output<S>) => unknown): z.ZodArray<S> {
   return list.check(({ value, issues }) => {
-    const seen = new Set<unknown>();
+    const seen = new Set<string>();
     for (const [index, item] of value.entries()) {
-      const id = key(item);
+      const id = JSON.stringify(key(item));
       if (seen.has(id)) {
-        issues.push({ code: 'custom', message: `Duplicate value: ${JSON.stringify(id)}`, path: [index], input: item });
+        issues.push({ code: 'custom', message: `Duplicate value: ${id}`, path: [index], input: item });
       }
       seen.add(id);
     }

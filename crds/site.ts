@@ -268,8 +268,29 @@ const hostStatus = z.object({
 });
 export type SiteHostStatus = z.infer<typeof hostStatus>;
 
+const linkStatus = z.object({
+  host: z.string().describe('Host of this site at this end.'),
+  peer: z.string().describe('Site and host at the other end: saopaulo/a.'),
+  state: z
+    .enum(['Up', 'Down', 'Unknown'])
+    .describe('Up: frames come and go. Down: the other end is not heard of. Unknown: it can’t be told.'),
+  mtu: z
+    .int()
+    .optional()
+    .describe('Largest IP packet of a machine that passes, in bytes, as measured last; left out: not measured yet.'),
+  latencyMs: z
+    .int()
+    .optional()
+    .describe('Round trip of a small frame in ms, at least 1 and of two digits; told anew when it is quite another.'),
+  message: z.string().optional().describe('For people: what is the matter and what to do.'),
+});
+export type SiteLink = z.infer<typeof linkStatus>;
+
 const status = z.object({
   ...commonStatus,
+  links: listMap(linkStatus, ['host', 'peer'])
+    .optional()
+    .describe('The way to each host of each site, and what it carries.'),
   hosts: listMap(hostStatus, 'name').optional().describe('Each host as last seen.'),
   hostsReady: z.string().optional().describe('Ready hosts of all hosts: 1/1.'),
   vms: z.int().optional().describe('Machines at this site.'),

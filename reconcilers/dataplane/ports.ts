@@ -38,7 +38,7 @@ export class Ports {
   readonly #changes = new Subject<PortChange>();
   readonly #subscription;
 
-  constructor(ovsdb: Ovsdb) {
+  constructor(ovsdb: Pick<Ovsdb, 'changes' | 'rows'>) {
     this.#subscription = ovsdb.changes.subscribe((change) => this.#take(change));
     for (const [uuid, row] of known(ovsdb)) this.#take({ table: 'Interface', uuid, new: row });
   }
@@ -119,7 +119,7 @@ export class Ports {
 }
 
 /** What the replica holds already; nothing while it is not connected: it then comes as changes. */
-function known(ovsdb: Ovsdb): Iterable<[string, Row]> {
+function known(ovsdb: Pick<Ovsdb, 'rows'>): Iterable<[string, Row]> {
   try {
     return ovsdb.rows('Interface');
   } catch {

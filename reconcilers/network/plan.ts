@@ -1,10 +1,9 @@
 import { parseCidr, type AddressRange, type FederatedNetwork, type Site } from '../../crds/index.js';
 import { Stalled, Waiting } from '../common/errors.js';
+import type { NetworkRecord } from '../common/records.js';
 import type { Objects } from '../objects.js';
+import { encapsulation, promisedMtu, underlayMtu } from '../underlay/mtu.js';
 
-/** A VXLAN frame's outer IPv4, UDP and VXLAN headers and its inner Ethernet header, in bytes (RFC 7348 §5). */
-const encapsulation = 20 + 8 + 8 + 14;
-const defaultUnderlayMtu = 1500;
 const defaultVlanRange = { from: 100, to: 3999 } as const;
 export const vniRange: AddressRange = { first: 4096, last: 16_777_215 };
 
@@ -21,13 +20,13 @@ export function planNetwork(network: FederatedNetwork, objects: Objects): Networ
   refuseOverlap(network, objects);
   for (const { metadata, spec } of sites)
     requireController(network, metadata.name, spec.sdnController?.type ?? 'BuiltIn');
-  const smallest = sites.reduce((least, site) => (underlayMtu(site) < underlayMtu(least) ? site : least));
-  const largestMtu = underlayMtu(smallest) - encapsulation;
+  const smallest = sites.reduce((least, site) => (underlayMtu(site.spec) < underlayMtu(least.spec) ? site : least));
+  const largestMtu = promisedMtu(smallest.spec);
   const mtu = network.spec.mtu ?? largestMtu;
   if (mtu > largestMtu)
     throw new Stalled(
       'MTUTooLarge',
-      `spec.mtu: ${String(mtu)} does not fit: site ${smallest.metadata.name} carries ${String(largestMtu)} (underlayMTU ${String(underlayMtu(smallest))} less ${String(encapsulation)} for VXLAN); make a network with a smaller mtu or leave it out`,
+      `spec.mtu: ${String(mtu)} does not fit: site ${smallest.metadata.name} carries ${String(largestMtu)} (underlayMTU ${String(underlayMtu(smallest.spec))} less ${String(encapsulation)} for VXLAN); make a network with a smaller mtu or leave it out`,
     );
   const ranges = sites.map(({ spec }) => spec.vlanRange ?? defaultVlanRange);
   const vlanRange = {
@@ -48,9 +47,26 @@ export function planNetwork(network: FederatedNetwork, objects: Objects): Networ
   return { sites: sites.map(({ metadata }) => metadata.name).sort(), mtu, vlanRange };
 }
 
-const names = (sites: readonly Site[]): string => sites.map(({ metadata }) => metadata.name).join(', ');
+/**
+ * Why a site can't carry what a network's machines send to its other members, as far as that has been measured; undefined:
+ * nothing is known against it. What has not been measured is no failure.
+ */
+export function uncarried(
+  site: Site | undefined,
+  { mtu, sites }: Pick<NetworkRecord, 'mtu' | 'sites'>,
+): string | undefined {
+  const narrow = (site?.status?.links ?? []).flatMap(({ host, peer, mtu: carried }) =>
+    carried !== undefined && carried < mtu && sites.includes(peer.split('/')[0] ?? '') ? [{ host, peer, carried }] : [],
+  );
+  if (narrow.length === 0) return undefined;
+  const told = narrow.map(
+    ({ host, peer, carried }) => `host ${host} to ${peer}: packets of ${String(carried)} bytes pass`,
+  );
+  const least = Math.min(...narrow.map(({ carried }) => carried));
+  return `${told.join(', ')}, not of ${String(mtu)} as the network has it; raise the MTU of the underlay between them to ${String(mtu + encapsulation)}, or make a network with mtu ${String(least)}`;
+}
 
-const underlayMtu = (site: Site): number => site.spec.underlayMTU ?? defaultUnderlayMtu;
+const names = (sites: readonly Site[]): string => sites.map(({ metadata }) => metadata.name).join(', ');
 
 function memberSites(network: FederatedNetwork, objects: Objects): [Site, ...Site[]] {
   const known = [...objects.sites()];

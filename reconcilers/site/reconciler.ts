@@ -12,6 +12,8 @@ import type { Objects } from '../objects.js';
 import { machineSize } from '../vm/size.js';
 import { diffBridges, listenerOf, removeBridges, type BridgeChange, type Peer, type Tables } from './bridges.js';
 import { gatherHost, type ObservedHost, type Problem } from './gather.js';
+import type { Prober } from '../underlay/prober.js';
+import { linksOf } from './links.js';
 import { departure, type Members } from './members.js';
 import type { Roster } from './roster.js';
 
@@ -21,6 +23,7 @@ export interface SiteDependencies {
   readonly objects: Objects;
   readonly directory: Directory;
   readonly roster: Roster;
+  readonly underlay: Pick<Prober, 'finding'>;
   readonly log: (message: string, fields: Record<string, unknown>) => void;
 }
 
@@ -52,7 +55,8 @@ export async function reconcileSite(
     ],
     objects,
   );
-  return conclude(status);
+  const { links, conditions } = linksOf(site, peers, objects, (from, to) => dependencies.underlay.finding(from, to));
+  return { ...conclude({ ...status, links }), conditions };
 }
 
 function conclude(status: Status): Outcome<Status> {
