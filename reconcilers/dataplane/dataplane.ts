@@ -138,6 +138,8 @@ class HostDataplane {
   readonly #floodlight: FloodlightBoundary | undefined;
   readonly #dirty = new Set<Unit>();
   readonly #wanted = new Map<Unit, BridgeFlows>();
+  /** What each unit's wanted flows were compiled of. */
+  readonly #inputs = new Map<Unit, string>();
   #waiters: Waiter[] = [];
   #running = false;
   #closed = false;
@@ -261,7 +263,11 @@ class HostDataplane {
     const applied = await Promise.allSettled([int.apply(flows('int')), edge.apply(flows('edge'))]);
     const failed = [...loaded, ...applied].find((result) => result.status === 'rejected');
     if (failed) return this.#failure(failed.reason);
-    for (const unit of units) if (count(this.#wanted.get(unit)) === 0) this.#wanted.delete(unit);
+    for (const unit of units)
+      if (count(this.#wanted.get(unit)) === 0) {
+        this.#wanted.delete(unit);
+        this.#inputs.delete(unit);
+      }
     // A Floodlight that has left its work to BuiltIn.
     if (units.has('bridge') && !this.#floodlight) await removeFloodlight(this.host.edge).catch(() => undefined);
     return undefined;
@@ -277,10 +283,14 @@ class HostDataplane {
     const { int } = this.#programs;
     const patch = this.ports.named(patchPorts.int);
     const zones = new Set<number>();
-    for (const unit of units)
-      for (const { match } of this.#wanted.get(unit)?.int ?? [])
-        if (match.inPort !== undefined && match.inPort !== patch && !int.admits(cookieOf(unit), match.inPort))
-          zones.add(match.inPort);
+    for (const unit of units) {
+      const cookie = cookieOf(unit);
+      const flows = this.#wanted.get(unit)?.int ?? [];
+      const known = int.isSettled(cookie, flows) ? undefined : int.inPorts(cookie);
+      if (!known) continue;
+      for (const { match } of flows)
+        if (match.inPort !== undefined && match.inPort !== patch && !known.has(match.inPort)) zones.add(match.inPort);
+    }
     await Promise.all([...zones].map((zone) => this.host.int.flushConnections(zone)));
   }
 
@@ -353,8 +363,14 @@ class HostDataplane {
         else if (port !== undefined) locations.push({ mac, at: 'here', port });
       }
     const tunnels = network.sites.flatMap((site) => this.ports.tunnelsTo(site));
-    const policy = this.directory.policy(fuid)?.value ?? { flows: [] };
+    const { value: policy = { flows: [] }, index } = this.directory.policy(fuid) ?? {};
     const { vlan, cidr } = network;
-    return networkFlows({ vni: unit, vlan, cidr, patch: { int, edge }, ports, locations, tunnels, policy });
+    const facts = { vni: unit, vlan, cidr, patch: { int, edge }, ports, locations, tunnels };
+    // What is compiled of the same stays the same object, so that nobody compares its flows again.
+    const inputs = JSON.stringify([fuid, index, facts]);
+    const before = this.#wanted.get(unit);
+    if (before && this.#inputs.get(unit) === inputs) return before;
+    this.#inputs.set(unit, inputs);
+    return networkFlows({ ...facts, policy });
   }
 }

@@ -78,11 +78,15 @@ function sideFlows(vni: number, { rules, defaultAction }: FirewallPolicy, direct
       match: { ...base, ctMark: { value: side.answers | marks.blocked, mask: side.answers | marks.blocked } },
       instructions: {},
     },
-    ...inOrder(direction).flatMap((rule, index) =>
-      variations(rule, side.peerField, 'Dst').flatMap((each) =>
-        decide(side, rule.action, { ...base, ...each }, priorities.firstRule - 2 * index),
-      ),
-    ),
+    ...inOrder(direction).flatMap((rule, index) => {
+      const priority = priorities.firstRule - 2 * index;
+      return [
+        ...variations(rule, side.peerField, 'Dst').flatMap((each) =>
+          decide(side, rule.action, { ...base, ...each }, priority),
+        ),
+        ...(rule.action === 'Allow' && rule.ports !== undefined ? rest(side, rule, base, priority) : []),
+      ];
+    }),
     ...inOrder(reverse).flatMap((rule, index) =>
       rule.protocol === undefined || rule.protocol === 'TCP'
         ? variations({ ...rule, protocol: 'TCP' }, side.peerField, 'Src').map((each) =>
@@ -132,6 +136,19 @@ function decide(side: Side, action: Rule['action'], match: Match, priority: numb
       : []),
     { table, priority, match, instructions: {} },
   ];
+}
+
+/**
+ * The later fragments of what a rule allows have no ports. Conntrack lets them go only once the whole packet is there, and
+ * without the first one, which the ports decide about, they are of no use.
+ */
+function rest(side: Side, rule: Rule, base: Match, priority: number): Uncookied[] {
+  return variations({ ...rule, ports: undefined }, side.peerField, 'Dst').map((each) => ({
+    table: side.tracked,
+    priority,
+    match: { ...base, ...each, ipFragment: 'later' },
+    instructions: side.pass,
+  }));
 }
 
 /**

@@ -49,6 +49,8 @@ export interface SdnController {
  */
 export class Program implements SdnController {
   #installed: Map<bigint, Installed> | undefined;
+  /** The very flows that a cookie's installed ones were last seen to be: nobody has to compare them again. */
+  readonly #settled = new Map<bigint, readonly Flow[]>();
   #connected = false;
   /** Counts connections: what an earlier one answered says nothing of what the bridge holds now. */
   #session = 0;
@@ -65,7 +67,7 @@ export class Program implements SdnController {
   ) {
     this.#subscriptions.add(
       bridge.state.subscribe((state) => {
-        this.#installed = undefined;
+        this.#forget();
         this.#session++;
         this.#connected = state.connected;
         if (state.connected) onDrift(undefined);
@@ -98,40 +100,56 @@ export class Program implements SdnController {
   async audit(): Promise<void> {
     await this.#exclusively(async () => {
       const before = this.#installed;
-      this.#installed = undefined;
+      const settled = new Map(this.#settled);
+      this.#forget();
       const now = await this.#known();
-      for (const cookie of new Set([...(before?.keys() ?? []), ...now.keys()]))
+      for (const cookie of new Set([...(before?.keys() ?? []), ...now.keys()])) {
+        const flows = settled.get(cookie);
         if (!sameFlows(before?.get(cookie), now.get(cookie))) this.onDrift(cookie);
+        else if (flows) this.#settle(cookie, flows);
+      }
     });
   }
 
   present(cookie: bigint, wanted: readonly Flow[]): number {
+    if (this.isSettled(cookie, wanted)) return wanted.length;
     const installed = this.#installed?.get(cookie);
     return installed ? wanted.filter((flow) => installed.has(flowKey(flow))).length : 0;
   }
 
-  /** Whether a flow of the cookie for frames that come in by that port may be there. */
-  admits(cookie: bigint, inPort: number): boolean {
-    if (!this.#installed) return true;
-    return [...(this.#installed.get(cookie)?.values() ?? [])].some(({ flow }) => flow.match.inPort === inPort);
+  /** Whether these very flows are known to be all that the cookie has. */
+  isSettled(cookie: bigint, flows: readonly Flow[]): boolean {
+    return this.#settled.get(cookie) === flows;
+  }
+
+  /** The ports that the cookie's flows are for; undefined while the bridge is not known. */
+  inPorts(cookie: bigint): ReadonlySet<number> | undefined {
+    if (!this.#installed) return undefined;
+    const installed = [...(this.#installed.get(cookie)?.values() ?? [])];
+    return new Set(installed.flatMap(({ flow }) => flow.match.inPort ?? []));
   }
 
   /** One atomic bundle for all of them. */
   async apply(wanted: ReadonlyMap<bigint, readonly Flow[]>): Promise<void> {
     await this.#exclusively(async () => {
       const installed = await this.#known();
-      const changes = [...wanted].flatMap(([cookie, flows]) => diffFlows(flows, installed.get(cookie) ?? new Map()));
-      if (changes.length === 0) return;
+      const open = [...wanted].filter(([cookie, flows]) => !this.isSettled(cookie, flows));
+      const changes = open.flatMap(([cookie, flows]) => diffFlows(flows, installed.get(cookie) ?? new Map()));
+      if (changes.length === 0) {
+        for (const [cookie, flows] of open) this.#settle(cookie, flows);
+        return;
+      }
       try {
         await this.bridge.bundle(changes);
       } catch (error) {
         // The outcome is unknown (or nothing happened): read again before the next change.
-        if (this.#installed === installed) this.#installed = undefined;
+        if (this.#installed === installed) this.#forget();
         throw error;
       }
-      for (const [cookie, flows] of wanted) {
+      for (const [cookie, flows] of open) {
         if (flows.length === 0) installed.delete(cookie);
         else installed.set(cookie, new Map(flows.map((flow) => [flowKey(flow), { body: flowBody(flow), flow }])));
+        if (this.#installed === installed) this.#settle(cookie, flows);
       }
     });
   }
@@ -155,9 +173,21 @@ export class Program implements SdnController {
     await turn;
   }
 
+  #settle(cookie: bigint, flows: readonly Flow[]): void {
+    if (flows.length === 0) this.#settled.delete(cookie);
+    else this.#settled.set(cookie, flows);
+  }
+
+  #forget(): void {
+    this.#installed = undefined;
+    this.#settled.clear();
+  }
+
   /** A removed flow that is listed was removed behind our back; what we removed ourselves no longer is. */
   #strike({ cookie, key }: { cookie: bigint; key: string }): void {
-    if (this.#installed?.get(cookie)?.delete(key)) this.onDrift(cookie);
+    if (!this.#installed?.get(cookie)?.delete(key)) return;
+    this.#settled.delete(cookie);
+    this.onDrift(cookie);
   }
 
   async #known(): Promise<Map<bigint, Installed>> {

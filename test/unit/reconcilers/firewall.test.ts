@@ -147,6 +147,28 @@ describe('who may open a connection', () => {
       passes: false,
     },
     {
+      reason: 'the rest of a fragmented datagram that a rule allows by its port',
+      policy: firewall(
+        'Deny',
+        { direction: 'Egress', action: 'Allow' },
+        { direction: 'Ingress', action: 'Allow', protocol: 'UDP', ports: ['53'] },
+      ),
+      ends: out(client, server),
+      frame: packet(out(client, server), 17, { fragment: 'later' }),
+      passes: true,
+    },
+    {
+      reason: 'not the rest of what no rule allows by its protocol',
+      policy: firewall(
+        'Deny',
+        { direction: 'Egress', action: 'Allow' },
+        { direction: 'Ingress', action: 'Allow', protocol: 'TCP', ports: ['53'] },
+      ),
+      ends: out(client, server),
+      frame: packet(out(client, server), 17, { fragment: 'later' }),
+      passes: false,
+    },
+    {
       reason: 'without a firewall everything of the network passes',
       policy: { flows: [] },
       ends: out(client, away),
