@@ -22,6 +22,7 @@ namespace_up() { # NAME
   ip -n "$1" link set lo up
   # Where the switch runs in user space the host's own IP stack hears what a guest sends to the other end of its wire. It is
   # to answer nobody there: docs/operations.md asks the same of real hosts.
+  # shellcheck disable=SC2016
   ip netns exec "$1" sh -c 'for setting in ipv4/conf/all/rp_filter ipv4/conf/default/rp_filter ipv4/conf/all/arp_ignore \
     ipv6/conf/all/disable_ipv6 ipv6/conf/default/disable_ipv6; do
     [ ! -e "/proc/sys/net/$setting" ] || echo 1 >"/proc/sys/net/$setting"
