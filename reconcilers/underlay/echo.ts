@@ -34,7 +34,7 @@ export class Echo {
 
   constructor(
     /** The host's isth-int. */
-    private readonly bridge: Pick<Switch, 'packetIn' | 'packetOut'>,
+    private readonly bridge: Pick<Switch, 'packetIn' | 'packetOut' | 'barrier'>,
     /** The host, as "site/host". */
     private readonly self: string,
     /** isth-int's end of the patch. */
@@ -49,7 +49,7 @@ export class Echo {
 
   /**
    * The round trip of a packet of that many bytes to a peer ("site/host") and back, in ms; undefined: none of three came
-   * back. Fails if it can't be sent from here, which says nothing of the way.
+   * back. Fails if it was not sent, which says nothing of the way.
    */
   async trip(peer: string, mtu: number): Promise<number | undefined> {
     const { deadlineMs, againMs } = this.times;
@@ -69,7 +69,8 @@ export class Echo {
       map(({ id, atMs }) => atMs - (sentMs.get(id) ?? NaN)),
       filter((trip) => !Number.isNaN(trip)),
     );
-    const deadline = timer((tries - 1) * againMs + deadlineMs);
+    // Once the switch has answered this, it has sent what we gave it, and we have what it had for us.
+    const deadline = timer((tries - 1) * againMs + deadlineMs).pipe(mergeMap(() => this.bridge.barrier()));
     const trip = merge(back, sending).pipe(takeUntil(merge(deadline, this.#closed)));
     return await firstValueFrom(trip, { defaultValue: undefined });
   }

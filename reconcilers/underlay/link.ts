@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from 'node:util';
 import type { Liveness } from '../dataplane/ports.js';
-import { median, settledLatency, type Finding } from './finding.js';
+import { settledLatency, usualLatency, type Finding } from './finding.js';
 import { leastMtu, measureMtu } from './mtu.js';
 
 export interface LinkTimes {
@@ -19,7 +19,7 @@ export interface Way {
   promised(): number | undefined;
 }
 
-/** The median of so many small frames: one slow round trip, or four, are no news. */
+/** The latency is that of so many small frames: a slow round trip, or six, are no news. */
 const remembered = 9;
 const atFirst = 3;
 const jitter = 0.1;
@@ -153,7 +153,7 @@ export class Link {
     this.#trips = recent;
     this.#tell({
       state: 'Up',
-      latencyMs: settledLatency(this.#finding?.latencyMs, median([first, ...others])),
+      latencyMs: settledLatency(this.#finding?.latencyMs, usualLatency([first, ...others])),
       ...(carried === undefined ? {} : { mtu: { carried, promised } }),
     });
     return carried !== undefined;

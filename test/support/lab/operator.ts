@@ -9,6 +9,8 @@ import { addWitness, eventually, project } from './run.js';
 export interface OperatorOptions {
   /** Default 300, as the operator's own. */
   readonly resyncSeconds?: number;
+  /** Default 60, as the operator's own. */
+  readonly probeSeconds?: number;
   /** False: leads at once, for a successor of one that was killed and left its Lease behind. */
   readonly leaderElect?: boolean;
 }
@@ -30,7 +32,11 @@ export class Operator implements AsyncDisposable {
   }
 
   /** Resolves when the controllers work. */
-  static async start({ resyncSeconds = 300, leaderElect = true }: OperatorOptions = {}): Promise<Operator> {
+  static async start({
+    resyncSeconds = 300,
+    probeSeconds = 60,
+    leaderElect = true,
+  }: OperatorOptions = {}): Promise<Operator> {
     await refuseAnother();
     const healthAddress = `127.0.0.1:${String(await freePort())}`;
     const main = process.env['ISTHMUS_OPERATOR'] ?? `${project}dist/controllers/main.js`;
@@ -40,7 +46,8 @@ export class Operator implements AsyncDisposable {
       [
         ...['--pdeathsig', 'KILL', process.execPath, '--enable-source-maps', main],
         ...[`--kubeconfig=${project}.lab/kubeconfig`, `--consul=${consulUrl}`, `--health-address=${healthAddress}`],
-        ...[`--resync-seconds=${String(resyncSeconds)}`, '--log-format=console'],
+        ...[`--resync-seconds=${String(resyncSeconds)}`, `--probe-seconds=${String(probeSeconds)}`],
+        '--log-format=console',
         ...(leaderElect ? [] : ['--no-leader-elect']),
       ],
       { stdio: ['ignore', 'ignore', 'pipe'] },

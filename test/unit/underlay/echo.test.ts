@@ -48,20 +48,24 @@ class Wire {
   readonly sent: Buffer[] = [];
   answer: (frame: Buffer, count: number) => Buffer | undefined = () => undefined;
   failure: Error | undefined;
+  /** When what it was given is sent. */
+  barrier: () => Promise<void> = () => Promise.resolve();
 
   packetOut(_port: number | 'controller', _actions: readonly Action[], data: Uint8Array): Promise<void> {
     if (this.failure) return Promise.reject(this.failure);
     const frame = Buffer.from(data);
     this.sent.push(frame);
     const back = this.answer(frame, this.sent.length);
-    if (back)
-      setTimeout(
-        () => this.packetIn.next({ inPort: 1, cookie: 0n, table: 0, data: back, metadata: 0n, tunnelId: 0n }),
-        backMs,
-      );
+    if (back) setTimeout(() => this.arrive(back), backMs);
     return Promise.resolve();
   }
+
+  arrive(data: Buffer): void {
+    this.packetIn.next({ inPort: 1, cookie: 0n, table: 0, data, metadata: 0n, tunnelId: 0n });
+  }
 }
+
+const untilOver = 200;
 
 describe('a trip', () => {
   let wire: Wire;
@@ -80,7 +84,7 @@ describe('a trip', () => {
   const trip = async (mtu: number, by = echo): Promise<number | undefined> => {
     const result = by.trip('lisbon/a', mtu);
     result.catch(() => undefined);
-    await jest.advanceTimersByTimeAsync(200);
+    await jest.advanceTimersByTimeAsync(untilOver);
     return await result;
   };
 
@@ -118,6 +122,22 @@ describe('a trip', () => {
     const unjoined = new Echo(wire, 'valencia/a', () => undefined, { deadlineMs: 60, againMs: 20 });
     await expect(trip(68, unjoined)).rejects.toThrow('not joined');
     unjoined.close();
+  });
+
+  it('is not lost that the switch was never told of', async () => {
+    wire.barrier = () => Promise.reject(new Error('no answer'));
+    await expect(trip(68)).rejects.toThrow('no answer');
+  });
+
+  it('is not lost while our own connection to the switch is slow', async () => {
+    wire.barrier = () => new Promise((resolve) => setTimeout(resolve, untilOver));
+    wire.answer = (frame, count) => {
+      if (count === 1) setTimeout(() => wire.arrive(frame), untilOver - 10);
+      return undefined;
+    };
+    const open = echo.trip('lisbon/a', 68);
+    await jest.advanceTimersByTimeAsync(2 * untilOver);
+    expect(await open).toBe(untilOver - 10);
   });
 
   it('ends with who makes it', async () => {
