@@ -110,7 +110,7 @@ async function run({ lab, operator, rounds, signal, say }: Bench): Promise<Row[]
   await operator.start();
   const hosts = new Map<LabHost, Ovsdb>();
   for (const host of lab.hosts) {
-    const ovsdb = openOvsdb(host.spec.ovs.ovsdb, { Bridge: ['name'] }, { tls: host.tls });
+    const ovsdb = openOvsdb(host.spec.ovs.ovsdb, { Interface: ['name', 'ofport'] }, { tls: host.tls });
     await ovsdb.ready();
     hosts.set(host, ovsdb);
   }
@@ -142,7 +142,7 @@ async function run({ lab, operator, rounds, signal, say }: Bench): Promise<Row[]
       }
       say(`growth: ${String(size)} networks are there`);
       await sleep(2_000, undefined, { signal });
-      const [ready, forwarding]: [number[], number[]] = [[], []];
+      const [ready, forwarding, numbered]: [number[], number[], number[]] = [[], [], []];
       for (let round = 0; round < rounds.usual; round++) {
         signal.throwIfAborted();
         const index = next++;
@@ -150,9 +150,13 @@ async function run({ lab, operator, rounds, signal, say }: Bench): Promise<Row[]
         const { fuid, vni } = await create(index);
         ready.push(performance.now() - from);
         from = performance.now();
-        await addMachines(lab, portsOf(index, fuid));
+        const ports = portsOf(index, fuid);
+        await addMachines(lab, ports);
+        const wait = async (port: Port): Promise<number> => (await isNumbered(port, signal)) - from;
+        const floor = Promise.all(ports.map(wait));
         await Promise.all(lab.hosts.map((host) => isForwarding(host, vni, signal)));
         forwarding.push(performance.now() - from);
+        numbered.push(Math.max(...(await floor)));
       }
       const beside = `beside ${size.toLocaleString('en')} with a port a site`;
       rows.push(
@@ -163,10 +167,11 @@ async function run({ lab, operator, rounds, signal, say }: Bench): Promise<Row[]
           target: limit(median(ready), 100, 'ms'),
         },
         {
-          name: `a machine’s port at each of 3 sites, ${beside}: record and port → flows everywhere`,
+          // The switch itself takes longer for a port the more there are.
+          name: `a machine’s port at each of 3 sites, ${beside}: → flows everywhere (floor: → the switch has the port)`,
           ours: median(forwarding),
+          floor: median(numbered),
           rounds: rounds.usual,
-          target: limit(median(forwarding), 100, 'ms'),
         },
       );
     }
@@ -191,6 +196,17 @@ async function isForwarding({ int }: LabHost, vni: number, signal: AbortSignal):
     signal.throwIfAborted();
     const forward = await int.dumpFlows({ cookie, table: tables.forward });
     if (forward.filter(({ match }) => match.ethDst?.includes('/') === false).length === 3) return;
+  }
+}
+
+/** When the switch has given the port a number. */
+async function isNumbered(port: Port, signal: AbortSignal): Promise<number> {
+  for (;;) {
+    signal.throwIfAborted();
+    const row = [...port.ovsdb.rows('Interface').values()].find(({ name }) => name === portName(port));
+    const ofport: unknown = [row?.['ofport']].flat()[0];
+    if (typeof ofport === 'number') return performance.now();
+    await sleep(1);
   }
 }
 

@@ -59,7 +59,7 @@ export class Dataplane {
     for (const host of this.hosts.all()) this.#add(host);
   }
 
-  /** Networks whose flows on a host were found changed behind our back. */
+  /** Networks whose flows on a host have changed without a reconcile asking for it, be it behind our back. */
   get drift(): Observable<{ readonly host: HostRef; readonly vni: number }> {
     return this.#drift;
   }
@@ -138,6 +138,8 @@ class HostDataplane {
   readonly #floodlight: FloodlightBoundary | undefined;
   readonly #dirty = new Set<Unit>();
   readonly #wanted = new Map<Unit, BridgeFlows>();
+  /** How many flows each network has here, as last told. */
+  readonly #counts = new Map<number, number>();
   /** What each unit's wanted flows were compiled of. */
   readonly #inputs = new Map<Unit, string>();
   #waiters: Waiter[] = [];
@@ -240,8 +242,21 @@ class HostDataplane {
       this.#error = await this.#pass(units);
       if (this.#error !== undefined && this.#isConnected) this.#retryLater(units);
       for (const { vni, resolve } of waiters) resolve(this.#outcome(vni, this.#error));
+      this.#tellOf(units, new Set(waiters.map(({ vni }) => vni)));
     }
     this.#running = false;
+  }
+
+  /** A network that has got more or fewer flows, and whose reconcile has not been told, is to be looked at: its status says how many. */
+  #tellOf(units: Iterable<Unit>, told: ReadonlySet<number>): void {
+    for (const unit of units) {
+      if (unit === 'bridge') continue;
+      const now = count(this.#wanted.get(unit));
+      if (this.#counts.get(unit) === now) continue;
+      if (now === 0) this.#counts.delete(unit);
+      else this.#counts.set(unit, now);
+      if (!told.has(unit)) this.tell.drift(unit);
+    }
   }
 
   /** Each bridge by itself: what is wrong with one does not keep the other from what it needs. */
