@@ -1,4 +1,4 @@
-import { parseCidr, type AddressRange, type FederatedNetwork, type Site } from '../../crds/index.js';
+import { parseCidr, type AddressRange, type Cidr, type FederatedNetwork, type Site } from '../../crds/index.js';
 import { Stalled, Waiting } from '../common/errors.js';
 import type { NetworkRecord } from '../common/records.js';
 import type { Objects } from '../objects.js';
@@ -18,8 +18,6 @@ export interface NetworkPlan {
 export function planNetwork(network: FederatedNetwork, objects: Objects): NetworkPlan {
   const sites = memberSites(network, objects);
   refuseOverlap(network, objects);
-  for (const { metadata, spec } of sites)
-    requireController(network, metadata.name, spec.sdnController?.type ?? 'BuiltIn');
   const smallest = sites.reduce((least, site) => (underlayMtu(site.spec) < underlayMtu(least.spec) ? site : least));
   const largestMtu = promisedMtu(smallest.spec);
   const mtu = network.spec.mtu ?? largestMtu;
@@ -86,6 +84,14 @@ function memberSites(network: FederatedNetwork, objects: Objects): [Site, ...Sit
   return [first, ...rest];
 }
 
+/** Parsed once an object: every plan looks at all networks of its tenant. */
+const ranges = new WeakMap<FederatedNetwork, Cidr | undefined>();
+
+function rangeOf(network: FederatedNetwork): Cidr | undefined {
+  if (!ranges.has(network)) ranges.set(network, parseCidr(network.spec.cidr));
+  return ranges.get(network);
+}
+
 /** Within a tenant addresses must be unambiguous: a machine may be on several of its networks. The older network stays. */
 function refuseOverlap(network: FederatedNetwork, objects: Objects): void {
   const own = parseCidr(network.spec.cidr);
@@ -94,7 +100,7 @@ function refuseOverlap(network: FederatedNetwork, objects: Objects): void {
   for (const other of objects.networks()) {
     if (other.metadata.namespace !== network.metadata.namespace || other.metadata.uid === network.metadata.uid)
       continue;
-    const theirs = parseCidr(other.spec.cidr);
+    const theirs = rangeOf(other);
     if (!theirs || theirs.last < own.first || own.last < theirs.first || !isOlder(other, network)) continue;
     throw new Waiting(
       'OverlappingCIDR',
@@ -109,11 +115,9 @@ function isOlder(a: FederatedNetwork, b: FederatedNetwork): boolean {
   return (first ?? '') < (second ?? '');
 }
 
-function requireController(network: FederatedNetwork, site: string, controller: string): void {
+/** Why a site with that controller is not what the network asks for; undefined: it is. */
+export function controllerMismatch(network: FederatedNetwork, site: string, controller: string): string | undefined {
   const wanted = network.spec.sdnController;
-  if (wanted !== undefined && wanted !== controller)
-    throw new Stalled(
-      'ControllerMismatch',
-      `spec.sdnController: site ${site} has ${controller}, not ${wanted}; take the site out of spec.sites or change the site's sdnController`,
-    );
+  if (wanted === undefined || wanted === controller) return undefined;
+  return `spec.sdnController: site ${site} has ${controller}, not ${wanted}; take the site out of spec.sites or change the site's sdnController`;
 }

@@ -12,7 +12,7 @@ import type { Dataplane, FlowReport } from '../dataplane/dataplane.js';
 import { hostKey, type Host, type Hosts } from '../host.js';
 import type { Objects } from '../objects.js';
 import { ensureNetwork, removeNetwork } from './libvirt.js';
-import { planNetwork, uncarried, vniRange, type NetworkPlan } from './plan.js';
+import { controllerMismatch, planNetwork, uncarried, vniRange, type NetworkPlan } from './plan.js';
 import { adoptPolicy, planPolicy } from './policy.js';
 
 export interface NetworkDependencies {
@@ -237,6 +237,8 @@ async function ensureSite(
   if (problem) return { ...base, ready: false, reason: problem.reason, message: problem.error ?? '', flows };
   const stuck = leaving.find((message) => message !== undefined);
   if (stuck !== undefined) return { ...base, ready: false, reason: 'Leaving', message: stuck, flows };
+  const mismatch = controllerMismatch(network, site, base.controller);
+  if (mismatch !== undefined) return { ...base, ready: false, reason: 'ControllerMismatch', message: mismatch, flows };
   const narrow = uncarried(objects.site(site), record);
   if (narrow !== undefined) return { ...base, ready: false, reason: 'MTUNotCarried', message: narrow, flows };
   return { ...base, ready: true, reason: 'Ready', message: '', flows };

@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import type { FederatedNetwork, Site } from '../../../crds/index.js';
-import { planNetwork, type NetworkPlan } from '../../../reconcilers/network/plan.js';
+import { controllerMismatch, planNetwork, type NetworkPlan } from '../../../reconcilers/network/plan.js';
 import { interruptionOf } from './support/interruption.js';
 import { networkObject, objectsOf, siteObject } from './support/objects.js';
 
@@ -48,12 +48,23 @@ describe('planNetwork', () => {
     { reason: 'a pin above what they share', network: networkObject('blue', { vlanId: 201 }), code: 'STALLED', why: 'VLANOutOfRange', names: ['spec.vlanId', '201', '150-200'] },
     { reason: 'of two that overlap the younger one waits', networks: [networkObject('red', { cidr: '172.16.128.0/24' }, { creationTimestamp: '2026-11-01T00:00:00Z' })], code: 'WAITING', why: 'OverlappingCIDR', names: ['spec.cidr', '172.16.128.0/24', 'acme/red'] },
     { reason: 'of two of the same second the uid decides', networks: [networkObject('red', {}, { uid: '00000000-0000-4000-8000-000000000000' })], code: 'WAITING', why: 'OverlappingCIDR', names: ['acme/red'] },
-    { reason: 'a site with another controller', network: networkObject('blue', { sdnController: 'Floodlight' }), code: 'STALLED', why: 'ControllerMismatch', names: ['spec.sdnController', 'valencia', 'BuiltIn', 'Floodlight'] },
   ]; // prettier-ignore
   it.each(refused)('stops at, and names the field and the way out: $reason', ({ code, why, names, ...world }) => {
     const interruption = interruptionOf(() => plan(world));
     expect(interruption).toMatchObject({ code: `ISTHMUS_${code}`, reason: why });
     for (const name of names) expect(interruption.message).toContain(name);
+  });
+
+  const controllers: readonly { reason: string; wanted?: string; has: string; names?: readonly string[] }[] = [
+    { reason: 'none asked for', has: 'Floodlight' },
+    { reason: 'the one asked for', wanted: 'Floodlight', has: 'Floodlight' },
+    { reason: 'another', wanted: 'Floodlight', has: 'BuiltIn', names: ['spec.sdnController', 'valencia', 'BuiltIn', 'not Floodlight'] },
+  ]; // prettier-ignore
+  it.each(controllers)('asks a site for a controller, and the site alone is not ready without: $reason', (each) => {
+    const network = networkObject('blue', each.wanted === undefined ? {} : { sdnController: each.wanted });
+    const mismatch = controllerMismatch(network, 'valencia', each.has);
+    if (!each.names) expect(mismatch).toBeUndefined();
+    for (const name of each.names ?? []) expect(mismatch).toContain(name);
   });
 
   it('never stops both of two that overlap, nor neither', () => {
