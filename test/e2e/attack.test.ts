@@ -467,7 +467,8 @@ describe('fragments at a firewall', () => {
   }[] = [
     { reason: 'a datagram that a rule allows', packet: { protocol: protocols.udp, payload: udp(4_000, open) }, starts: [0], arrive: 1 },
     { reason: 'one that none allows', packet: { protocol: protocols.udp, payload: udp(4_000, closed) }, starts: [0], arrive: 0 },
-    { reason: 'one that none allows, in two', packet: { protocol: protocols.udp, payload: long(closed) }, starts: [0, 1_208], arrive: 0 },
+    { reason: 'a datagram that a rule allows, in two', packet: { protocol: protocols.udp, payload: long(open) }, starts: [0, 1_208], arrive: 2 },
+    { reason: 'one that none allows, in two: its end, which has no port and is of no use alone', packet: { protocol: protocols.udp, payload: long(closed) }, starts: [0, 1_208], arrive: 1 },
     { reason: 'its end without its beginning', packet: { protocol: protocols.udp, payload: long(open) }, starts: [1_208], arrive: 0 },
     { reason: 'in pieces of 8 bytes', packet: { protocol: protocols.udp, payload: udp(4_000, closed) }, starts: [0, 8], arrive: 0 },
     { reason: 'a connection’s beginning', packet: { protocol: protocols.tcp, payload: syn(4_000, 24) }, starts: [0], arrive: 0 },
