@@ -2,6 +2,8 @@ import { gzipSync } from 'node:zlib';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { kinds, type FederatedNetworkSpec } from '../../crds/index.js';
+import { probeMacs } from '../../reconcilers/common/identity.js';
+import { probes } from '../../reconcilers/dataplane/layout.js';
 import {
   attacks,
   broadcast,
@@ -198,11 +200,19 @@ class Watch implements AsyncDisposable {
     );
   }
 
-  /** What the attacker's host has sent to others, but for its own BFD packets, by which tunnels are watched. */
+  /** What the attacker's host has sent to others, but for the hosts' own: BFD packets and probes of the underlay. */
   tunnelled(): { readonly vni: number; readonly frame: Buffer }[] {
-    return this.wire.frames.map(decapsulate).filter(({ vni, frame }) => vni !== 0 || !frame.subarray(0, 6).equals(bfd));
+    return this.wire.frames
+      .map(decapsulate)
+      .filter(({ vni, frame }) => vni !== 0 || !frame.subarray(0, 6).equals(bfd))
+      .filter(({ vni, frame }) => vni !== probes.vni || !probers.has(frame.subarray(6, 12).toString('hex')));
   }
 }
+
+/** Who sends probes and answers them; a machine can't have such a MAC. */
+const probers = new Set(
+  sites.flatMap((site) => Object.values(probeMacs(`${site}/a`)).map((mac) => mac.replaceAll(':', ''))),
+);
 
 /** Where Open vSwitch sends BFD to. */
 const bfd = Buffer.from('002320000001', 'hex');

@@ -93,6 +93,13 @@ describe('columns of kubectl get', () => {
       reason: 'a network shows what it was given and how many sites carry it',
     },
     {
+      resource: 'fnet',
+      args: ['--namespace', 'acme', '--output', 'wide'],
+      columns: 'NAME VLAN VNI CIDR MTU SITES READY REASON AGE MACHINES ENDPOINT BRIDGE BY-SITE MESSAGE',
+      row: /^blue .* 3 isth-blue-[0-9a-f]{8} isth-int lisbon BuiltIn (\d+)\/\1 flows 1 machine, saopaulo BuiltIn (\d+)\/\2 flows 1 machine, valencia BuiltIn (\d+)\/\3 flows 1 machine /m,
+      reason: 'wide, also who programs it, with how many flows, for how many machines at each site',
+    },
+    {
       resource: 'fvm',
       args: ['--namespace', 'acme'],
       columns: 'NAME SITE HOST FLAVOR IP FLOATING-IP STATUS READY AGE',
