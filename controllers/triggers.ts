@@ -109,10 +109,13 @@ function wireObjects(
       ])
     )
       for (const machine of objects.machinesOn(metadata.namespace, metadata.name)) targets.machine(machine.metadata);
-    // One that comes or goes is what firewalls of others may name.
+    // One that comes or goes is what firewalls of others may name; one that goes may have held what others wait for.
     if (!network || !old)
       for (const other of objects.networks())
-        if (other.metadata.namespace === metadata.namespace && namesInFirewall(other, metadata.name))
+        if (
+          (other.metadata.namespace === metadata.namespace && namesInFirewall(other, metadata.name)) ||
+          (!network && other.status?.vlanId === undefined)
+        )
           targets.network(other.metadata);
     // A deleted network may be what kept a site.
     if (!network)
