@@ -32,7 +32,9 @@ site_up() { # ID
   local path
   for path in "${private[@]}"; do make_mount_point "$path"; done
   if has_service "$1" nfs; then make_mount_point "$exported"; fi
-  rm -rf "$run/$1.ready" "$state/$1/run" "$run/$1"-*.pid
+  rm -rf "$run/$1.ready" "$state/$1/run"
+  # Its daemons' only: lisbon-b-host.pid is not lisbon's, and hosts start side by side.
+  find "$run" -name "$1-*.pid" ! -name "$1-*-*" -delete
   launch "$1-host" "$project/lab/lib/host" "$1"
   wait_for 10 "$1's namespaces" test -f "$run/$1.ready"
 }
