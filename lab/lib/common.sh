@@ -32,7 +32,8 @@ unset row id site_name host_name address services
 
 has_service() { [[ ",${services_of[$1]}," == *",$2,"* ]]; } # ID SERVICE
 
-# Whose lab runs on this machine: the folder of its project. In /run, so a restart of the machine forgets it, rightly.
+# Whose lab runs on this machine: the folder of its project. In /run, so a restart of the machine forgets it, rightly. It is
+# locked while lab/up or lab/down works.
 owner_file=/run/isthmus-lab
 
 say() { printf 'lab: %s\n' "$*"; }
@@ -116,10 +117,21 @@ succeeds_or_dead() { ! alive "$1" || "${@:2}"; }
 
 # --- one at a time, and one lab a machine ------------------------------------------------------------------------------
 
-take_lock() {
-  mkdir -p "$cache"
-  exec 9>"$cache/lab.lock"
-  flock -n 9 || { say "another lab/up or lab/down runs; waiting for it"; flock 9; }
+# Refuses where the lab of another project runs. One of which no process is left stands in nobody's way: its processes may
+# have been ended with all else that a job had started.
+take_machine() {
+  local other id
+  while :; do
+    exec 9>>"$owner_file"
+    flock -n 9 || { say "another lab/up or lab/down runs; waiting for it"; flock 9; }
+    [ ! "$owner_file" -ef /proc/self/fd/9 ] || break # lab/down takes the file away
+  done
+  other=$(<"$owner_file")
+  [ -n "$other" ] && [ "$other" != "$project" ] || return 0
+  for id in machine "${ids[@]}"; do
+    [ -z "$(cgroup_pids "$id")" ] || die "the lab of $other runs on this machine; end it there with lab/down"
+  done
+  say "nothing runs any more of the lab of $other"
 }
 
 require_root() { [ "$(id -u)" = 0 ] || die "needs root: it makes network namespaces and mounts"; }
