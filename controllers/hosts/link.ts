@@ -5,6 +5,8 @@ import type { LibvirtLink, ObservedDomain, ObservedNetwork } from '../../reconci
 import { backoffMs, sleep } from '../runtime/time.js';
 
 const retry = { baseMs: 200, maxMs: 5_000 } as const;
+/** A daemon tells that a domain has ended before it takes it off its list; after that it tells nothing more. */
+const secondLookMs = 1_000;
 
 /** virDomainState, by its number. */
 const states: readonly DomainState[] = [
@@ -28,6 +30,7 @@ export class Link implements LibvirtLink {
   readonly #stop = new AbortController();
   /** What an event has named since it was last read, and whether it is being read. */
   readonly #stale = new Map<string, 'reading' | 'again'>();
+  readonly #secondLooks = new Map<string, NodeJS.Timeout>();
   #connection: Connection | undefined;
   #lastError: Error | undefined;
   readonly #running: Promise<void>;
@@ -97,6 +100,8 @@ export class Link implements LibvirtLink {
         events.unsubscribe();
         this.#connection = undefined;
         this.#stale.clear();
+        for (const timer of this.#secondLooks.values()) clearTimeout(timer);
+        this.#secondLooks.clear();
       }
       this.#setDown();
       await sleep(backoffMs(failures, retry.baseMs, retry.maxMs), signal);
@@ -112,9 +117,11 @@ export class Link implements LibvirtLink {
     events.add(
       connection.events.domainLifecycle.subscribe(({ domain, event, detail }) => {
         this.#lifecycle.next({ uuid: domain.uuid, event, detail });
-        void this.#refresh(`domain ${domain.uuid}`, connection, loaded, () =>
-          this.#readDomain(connection, domain.uuid, domain.name),
-        );
+        const read = async (): Promise<void> =>
+          await this.#refresh(`domain ${domain.uuid}`, connection, loaded, () =>
+            this.#readDomain(connection, domain.uuid, domain.name),
+          );
+        void read().then(() => this.#lookAgain(domain.uuid, connection, read));
       }),
     );
     events.add(
@@ -124,6 +131,17 @@ export class Link implements LibvirtLink {
         );
       }),
     );
+  }
+
+  #lookAgain(uuid: string, connection: Connection, read: () => Promise<void>): void {
+    clearTimeout(this.#secondLooks.get(uuid));
+    this.#secondLooks.delete(uuid);
+    if (connection !== this.#connection || this.domains.get(uuid)?.state !== 'shutoff') return;
+    const look = (): void => {
+      this.#secondLooks.delete(uuid);
+      void read();
+    };
+    this.#secondLooks.set(uuid, setTimeout(look, secondLookMs));
   }
 
   async #load(connection: Connection): Promise<void> {
