@@ -51,6 +51,13 @@ export class FloodlightBoundary implements SdnController {
   #names: Set<string> | undefined;
   #datapathId: bigint | undefined;
   #since: number | undefined;
+  /** The last connection that Floodlight told of, if it has one now or not. */
+  #lastSince: number | undefined;
+  #hasComeAgain = false;
+  /** The switch was emptied while Floodlight held it. */
+  #wasEmptied = false;
+  /** Floodlight was seen to empty the switch's tables as it came again. */
+  #clearsTables = false;
   /** Whether what is pushed now stays: no clearing of the tables is under way any more. */
   #isSettled = false;
   #state: BoundaryState = { isFit: undefined, problem: undefined };
@@ -78,7 +85,9 @@ export class FloodlightBoundary implements SdnController {
     );
     this.#subscriptions.add(
       bridge.flowRemoved.subscribe((removed) => {
-        if (!isEntryCookie(removed.cookie) || !this.#flows?.delete(flowKey(removed))) return;
+        if (!isEntryCookie(removed.cookie)) return;
+        if (isGuard(removed) && !this.#pending) this.#emptied();
+        if (!this.#flows?.delete(flowKey(removed))) return;
         // Whose it was, its name would tell; all are looked at, and nothing is sent for those that are right.
         this.#names = undefined;
         onDrift(undefined);
@@ -169,12 +178,25 @@ export class FloodlightBoundary implements SdnController {
     if (guard(2 + offset).every((flow) => flows.has(flowKey(flow)))) this.#pending = undefined;
   }
 
+  /**
+   * All is gone from the switch, the guard too. A Floodlight that empties it takes its own entries out of its list after
+   * that, new ones of the same names as well: until it is at rest, BuiltIn stands in.
+   */
+  #emptied(): void {
+    this.#wasEmptied = true;
+    this.#pending = new Set(this.#wanted.keys());
+    this.#flows = undefined;
+    this.#names = undefined;
+    this.#unsettle();
+    this.onDrift(undefined);
+  }
+
   async #push(wanted: ReadonlyMap<bigint, readonly Flow[]>): Promise<void> {
     const datapathId = this.#datapathId;
     if (datapathId === undefined) throw new Error(`${this.bridge.endpoint}: not connected`);
     try {
-      const isFresh = this.#names === undefined;
-      const names = (this.#names ??= await this.#listed(datapathId));
+      const listed = this.#names ? undefined : await this.floodlight.entries(datapathId);
+      const names = (this.#names ??= namesOfOurs(datapathId, listed ?? []));
       const flows = await this.#known();
       const units = [...wanted].map(([cookie, each]) => ({ cookie, flows: entriesOf(datapathId, cookie, each) }));
       const missing = units.flatMap(({ flows: entries }) =>
@@ -191,7 +213,7 @@ export class FloodlightBoundary implements SdnController {
       await Promise.all(stale.map((name) => this.floodlight.remove(name)));
       for (const name of stale) names.delete(name);
       if (missing.length + stale.length > 0) await this.#verify(new Map(missing), stale);
-      if (isFresh) await this.#removeUnlisted(datapathId, await this.#known());
+      if (listed) await this.#removeUnlisted(datapathId, listed, await this.#known());
     } catch (error) {
       // What was done is not known: both are read anew before the next change.
       this.#flows = undefined;
@@ -220,9 +242,9 @@ export class FloodlightBoundary implements SdnController {
   }
 
   /** Flows that neither Floodlight nor we know of: left from before its restart, for networks that are gone. */
-  async #removeUnlisted(datapathId: bigint, flows: Map<string, Flow>): Promise<void> {
+  async #removeUnlisted(datapathId: bigint, listed: Iterable<string>, flows: Map<string, Flow>): Promise<void> {
     const wanted = [...this.#wanted].flatMap(([cookie, each]) => [...entriesOf(datapathId, cookie, each).keys()]);
-    const known = new Set([...(await this.floodlight.entries(datapathId)), ...wanted].map(entryCookie));
+    const known = new Set([...listed, ...wanted].map(entryCookie));
     const unlisted = [...flows].filter(([, { cookie }]) => !known.has(cookie));
     if (unlisted.length === 0) return;
     await this.bridge.bundle(unlisted.map(([, flow]) => ({ kind: 'remove', flow })));
@@ -231,7 +253,8 @@ export class FloodlightBoundary implements SdnController {
 
   /** When everything has been seen at Floodlight, the stand-in goes. */
   async #takeOver(pushed: ReadonlyMap<bigint, readonly Flow[]>): Promise<void> {
-    if (!this.#pending) return;
+    // What was emptied right after it was seen there is looked at again.
+    if (!this.#pending || !this.#isReady) return;
     for (const cookie of pushed.keys()) this.#pending.delete(cookie);
     if (this.#pending.size > 0) return;
     const cookies = [...this.#standIn.cookies()];
@@ -261,11 +284,6 @@ export class FloodlightBoundary implements SdnController {
     return (this.#flows = new Map(read.map((flow) => [flowKey(flow), flow])));
   }
 
-  async #listed(datapathId: bigint): Promise<Set<string>> {
-    const prefix = namePrefix(datapathId);
-    return new Set([...(await this.floodlight.entries(datapathId))].filter((name) => name.startsWith(prefix)));
-  }
-
   async #poll(): Promise<void> {
     const before = this.#state;
     try {
@@ -286,10 +304,15 @@ export class FloodlightBoundary implements SdnController {
 
   async #look(): Promise<void> {
     const [switches, problems] = await Promise.all([this.floodlight.switches(), this.floodlight.problems()]);
+    if (this.#closed) return;
     const ours = switches.find(({ datapathId }) => datapathId === this.#datapathId);
     if (ours?.connectedSince !== this.#since) {
       // It has come, gone, or come again: what it holds now is anyone's guess.
       this.#since = ours?.connectedSince;
+      if (ours) {
+        this.#hasComeAgain = this.#lastSince !== undefined && this.#lastSince !== ours.connectedSince;
+        this.#lastSince = ours.connectedSince;
+      }
       this.#flows = undefined;
       this.#names = undefined;
       this.#unsettle();
@@ -299,18 +322,33 @@ export class FloodlightBoundary implements SdnController {
       ({ module, problem }) => `${module} ${problem === 'OpensPaths' ? 'is' : 'is not'} loaded`,
     );
     const wasFit = this.#state.isFit;
-    this.#state = { isFit: unfit.length === 0, problem: problemOf(this.floodlight.url, unfit, ours, isMaster) };
+    this.#state = {
+      isFit: unfit.length === 0,
+      problem: problemOf(this.floodlight.url, unfit, ours, isMaster) ?? this.#clearing(),
+    };
     if (!isMaster) this.#unsettle();
-    else if (!this.#isSettled)
-      this.#settling ??= setTimeout(() => {
-        this.#settling = undefined;
-        this.#isSettled = true;
-        this.onDrift(undefined);
-      }, this.times.settleMs);
+    else if (!this.#isSettled) this.#settling ??= setTimeout(() => this.#settle(), this.times.settleMs);
     if (wasFit === this.#state.isFit) return;
     // One that might open paths of its own loses the boundary: BuiltIn stands in again.
     if (!this.#state.isFit && !this.#pending) this.#pending = new Set(this.#wanted.keys());
     this.onDrift(undefined);
+  }
+
+  #settle(): void {
+    this.#settling = undefined;
+    this.#isSettled = true;
+    // Somebody else may empty the switch too; then Floodlight need not have come again.
+    if (this.#hasComeAgain) this.#clearsTables = this.#wasEmptied;
+    this.#hasComeAgain = this.#wasEmptied = false;
+    this.onDrift(undefined);
+  }
+
+  #clearing(): BoundaryState['problem'] {
+    if (!this.#clearsTables) return undefined;
+    return {
+      reason: 'ControllerClearsTables',
+      message: `Floodlight at ${this.floodlight.url} emptied the switch isth-edge when it connected again; set its two clearTables… settings of OFSwitchManager to NO`,
+    };
   }
 
   #unsettle(): void {
@@ -355,10 +393,15 @@ function isFloodlights({ cookie, priority, match, instructions }: Flow): boolean
 const isSame = (found: Flow | undefined, wanted: Flow): boolean =>
   found !== undefined && flowBody(found) === flowBody(wanted);
 
+const isGuard = ({ table, priority, match }: Pick<Flow, 'table' | 'priority' | 'match'>): boolean =>
+  guard(2 + offset).some((each) => flowKey(each) === flowKey({ table, priority, match }));
+
 const guarded = (cookie: bigint, flows: readonly Flow[], priority: number): readonly Flow[] =>
   cookie === bridgeCookie ? [...flows, ...guard(priority)] : flows;
 
 const namePrefix = (datapathId: bigint): string => `isth-${datapathId.toString(16)}-`;
+const namesOfOurs = (datapathId: bigint, names: Iterable<string>): Set<string> =>
+  new Set([...names].filter((name) => name.startsWith(namePrefix(datapathId))));
 const unitPrefix = (datapathId: bigint, cookie: bigint): string => `${namePrefix(datapathId)}${cookie.toString(16)}-`;
 
 /** Whose entry it is, as its name tells. */
