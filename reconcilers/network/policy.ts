@@ -64,6 +64,9 @@ function planFirewall(network: FederatedNetwork, objects: Objects): FirewallPoli
   return planned;
 }
 
+/** What is in force of a firewall that can't be, where none was before: nobody is reached by what it may have been meant to keep out. */
+export const closed: Policy = { firewall: { defaultAction: 'Deny', rules: [] }, flows: [] };
+
 /** Makes the policy the one in force. What was accepted before stays until this has been written. */
 export async function adoptPolicy(
   fuid: string,

@@ -13,7 +13,7 @@ import { hostKey, type Host, type Hosts } from '../host.js';
 import type { Objects } from '../objects.js';
 import { ensureNetwork, removeNetwork } from './libvirt.js';
 import { controllerMismatch, planNetwork, uncarried, vniRange, type NetworkPlan } from './plan.js';
-import { adoptPolicy, planPolicy } from './policy.js';
+import { adoptPolicy, closed, planPolicy } from './policy.js';
 
 export interface NetworkDependencies {
   readonly objects: Objects;
@@ -58,7 +58,10 @@ export async function reconcileNetwork(
   return refused ? interrupted(status, refused) : conclude(status);
 }
 
-/** A firewall or flow with a fault is told, and what was accepted before stays in force. */
+/**
+ * A firewall or flow with a fault is told, and what was accepted before stays in force. Where that is nothing yet, a
+ * firewall with a fault closes the network rather than leave it open.
+ */
 async function servePolicy(
   network: FederatedNetwork,
   fuid: string,
@@ -68,10 +71,16 @@ async function servePolicy(
     await adoptPolicy(fuid, planPolicy(network, dependencies.objects), dependencies);
     return undefined;
   } catch (error) {
-    if (isInterruption(error)) return error;
-    throw error;
+    if (!isInterruption(error)) throw error;
+    const isFirst = network.spec.firewall !== undefined && !dependencies.directory.policy(fuid);
+    // If even that can't be written, nothing is laid at any site.
+    if (isFirst && !isServed(network)) await adoptPolicy(fuid, closed, dependencies);
+    return error;
   }
 }
+
+/** A network that has been Ready is a running one, whose traffic a faulty first firewall does not end. */
+const isServed = ({ status }: FederatedNetwork): boolean => status?.sites?.some(({ ready }) => ready) ?? false;
 
 function conclude(status: Status): Outcome<Status> {
   const broken = (status.sites ?? []).filter((site) => !site.ready);

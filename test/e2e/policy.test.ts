@@ -4,6 +4,7 @@ import {
   apply,
   applyFails,
   condition,
+  consulDump,
   eventually,
   get,
   guest,
@@ -12,6 +13,7 @@ import {
   machine,
   manifest,
   namespace,
+  remove,
   report,
   sites,
   startOperator,
@@ -237,6 +239,31 @@ describe('the firewall of a network', () => {
     expect(await opens('a', 'b', 91)).toBe(false);
     expect(await pings('a', addresses.b)).toBe(true);
   }, 90_000);
+
+  it('that is new and has a fault closes its network, until the fault is mended', async () => {
+    const careful = (name: string) =>
+      manifest('FederatedNetwork', title('careful'), {
+        cidr: '172.23.0.0/24',
+        firewall: { rules: [{ direction: 'Ingress', action: 'Allow', from: [{ network: name }] }] },
+      });
+    const policy = async (): Promise<unknown> => {
+      const { metadata } = await get(kinds.FederatedNetwork, title('careful'));
+      const key = `isthmus/policy/${metadata.uid}`;
+      return JSON.parse((await consulDump(key)).get(key) ?? 'null');
+    };
+    await apply([careful('nowhere')]);
+    await eventually('the network is refused, and closed', async () => {
+      const network = await get(kinds.FederatedNetwork, title('careful'));
+      expect(condition(network, 'Ready')).toMatchObject({ status: 'False', reason: 'FirewallRejected' });
+      expect(await policy()).toEqual({ firewall: { defaultAction: 'Deny', rules: [] }, flows: [] });
+    });
+    await apply([careful('red')]);
+    await eventually('the network has its firewall', async () => {
+      const rules = [{ direction: 'Ingress', action: 'Allow', peers: ['172.21.0.0/24'] }];
+      expect(await policy()).toEqual({ firewall: { defaultAction: 'Allow', rules }, flows: [] });
+    });
+    await remove(kinds.FederatedNetwork, title('careful'));
+  }, 60_000);
 
   it('can be put on a running network: what it permits goes on, whoever sends, the rest ends', async () => {
     await impose({});
