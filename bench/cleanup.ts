@@ -5,6 +5,7 @@ import { LibvirtError } from '../drivers/libvirt/index.js';
 import { keyPrefix, mark } from './floor/marks.js';
 import { removeKinds } from './floor/kinds.js';
 import { removeFlows } from './floor/network.js';
+import { removeMachines } from './floor/ports.js';
 import type { Lab, LabHost } from './lab.js';
 import type { Operator } from './operator.js';
 import { namespace } from './objects.js';
@@ -20,6 +21,7 @@ export async function createNamespace({ kube }: Lab, name: string): Promise<void
 
 /** Starts the operator if it must take things down, and leaves it as it was otherwise. */
 export async function removeEverything(lab: Lab, operator: Operator): Promise<void> {
+  await removeMachines(lab);
   await removeObjects(lab, operator);
   // Before the namespace, which waits for the finalizers of their objects.
   await removeKinds(lab);

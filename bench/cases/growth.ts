@@ -1,14 +1,11 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { z } from 'zod';
 import { kinds } from '../../crds/index.js';
-import { openOvsdb, type Operation, type Ovsdb } from '../../drivers/ovsdb/index.js';
-import { integrationBridge, interfaceId, macAddress, networkCookie } from '../../reconcilers/common/identity.js';
-import { keys, serialise, type VmRecord } from '../../reconcilers/common/records.js';
+import { networkCookie } from '../../reconcilers/common/identity.js';
 import { tables } from '../../reconcilers/dataplane/layout.js';
 import type { Bench, Case } from '../bench.js';
-import { mark } from '../floor/marks.js';
-import type { Lab, LabHost } from '../lab.js';
+import { addMachines, Databases, portName, removeMachines, type Port } from '../floor/ports.js';
+import type { LabHost } from '../lab.js';
 import { namespace, statusOf } from '../objects.js';
 import { limit, median, type Row } from '../row.js';
 import { until } from '../until.js';
@@ -27,93 +24,9 @@ export const growth: Case = {
   run,
 };
 
-/**
- * A machine as the data plane sees it: the record that says where it is, and a port that carries its interface's id. No
- * domain, so that a thousand of them fit; the port is one end of a patch that leads nowhere.
- */
-interface Port {
-  readonly host: LabHost;
-  readonly ovsdb: Ovsdb;
-  readonly fuid: string;
-  readonly network: string;
-  readonly address: string;
-}
-
-const portName = ({ fuid }: Port): string => `b${fuid.slice(0, 12)}`;
-
-function recordOf({ host, fuid, network, address }: Port): VmRecord {
-  return {
-    ...{ namespace, name: `${mark}-${fuid}`, site: host.site, host: host.spec.name, generation: 1 },
-    ...{ phase: 'Owned', disk: false },
-    interfaces: [{ network, name: mark, id: interfaceId(fuid, 0), mac: macAddress(fuid, 0), address }],
-  };
-}
-
-function plugIn(port: Port): Operation[] {
-  const [name, id] = [portName(port), port.fuid.replaceAll('-', '')];
-  const ids = ['map', [['iface-id', interfaceId(port.fuid, 0)]]];
-  const options = ['map', [['peer', `${name}-0`]]];
-  return [
-    {
-      op: 'insert',
-      table: 'Interface',
-      'uuid-name': `i${id}`,
-      row: { name, type: 'patch', options, external_ids: ids },
-    },
-    {
-      ...{ op: 'insert', table: 'Port', 'uuid-name': `p${id}` },
-      row: { name, interfaces: ['named-uuid', `i${id}`], external_ids: ['map', [[mark, 'port']]] },
-    },
-    {
-      ...{ op: 'mutate', table: 'Bridge', where: [['name', '==', integrationBridge]] },
-      mutations: [['ports', 'insert', ['named-uuid', `p${id}`]]],
-    },
-  ];
-}
-
-async function addMachines(lab: Lab, ports: readonly Port[]): Promise<void> {
-  await lab.consul.transact(
-    ports.map((port) => ({ verb: 'set', key: keys.vm(port.fuid), value: serialise(recordOf(port)) })),
-  );
-  for (const ovsdb of new Set(ports.map((port) => port.ovsdb)))
-    await ovsdb.transact(ports.filter((port) => port.ovsdb === ovsdb).flatMap(plugIn));
-}
-
-/** Every machine of the bench, also those of a run that was killed. */
-async function removeMachines(lab: Lab, hosts: ReadonlyMap<LabHost, Ovsdb>): Promise<void> {
-  for (const { key, value } of await lab.consul.list('isthmus/vm/'))
-    if (value.includes(`"${mark}-`)) await lab.consul.transact([{ verb: 'delete', key }]);
-  for (const ovsdb of hosts.values()) {
-    const [answer] = await ovsdb.transact([
-      {
-        op: 'select',
-        table: 'Port',
-        where: [['external_ids', 'includes', ['map', [[mark, 'port']]]]],
-        columns: ['_uuid'],
-      },
-    ]);
-    const rows = z.object({ rows: z.array(z.object({ _uuid: z.unknown() })) }).parse(answer).rows;
-    if (rows.length === 0) continue;
-    await ovsdb.transact(
-      [
-        {
-          ...{ op: 'mutate', table: 'Bridge', where: [['name', '==', integrationBridge]] },
-          mutations: [['ports', 'delete', ['set', rows.map(({ _uuid }) => _uuid)]]],
-        },
-      ],
-      60_000,
-    );
-  }
-}
-
 async function run({ lab, operator, rounds, signal, say }: Bench): Promise<Row[]> {
   await operator.start();
-  const hosts = new Map<LabHost, Ovsdb>();
-  for (const host of lab.hosts) {
-    const ovsdb = openOvsdb(host.spec.ovs.ovsdb, { Interface: ['name', 'ofport'] }, { tls: host.tls });
-    await ovsdb.ready();
-    hosts.set(host, ovsdb);
-  }
+  await using databases = await Databases.open(lab);
   await using watched = await Watched.open(lab.kube, resource, namespace);
   const create = async (index: number): Promise<{ fuid: string; vni: number }> => {
     const cidr = `10.${String(index >> 8)}.${String(index & 255)}.0/24`;
@@ -123,7 +36,7 @@ async function run({ lab, operator, rounds, signal, say }: Bench): Promise<Row[]
     return { fuid: metadata.uid, vni: vni ?? 0 };
   };
   const portsOf = (index: number, network: string): Port[] =>
-    [...hosts].map(([host, ovsdb], site) => ({
+    [...databases.hosts].map(([host, ovsdb], site) => ({
       ...{ host, ovsdb, network, fuid: randomUUID() },
       address: `10.${String(index >> 8)}.${String(index & 255)}.${String(10 + site)}`,
     }));
@@ -178,14 +91,10 @@ async function run({ lab, operator, rounds, signal, say }: Bench): Promise<Row[]
     rows.push(...(await restart({ lab, operator, signal }, next)));
     return rows;
   } finally {
-    try {
-      await removeMachines(lab, hosts);
-      const { items } = await lab.kube.list(resource, { namespace });
-      await Promise.all(items.map(({ metadata }) => lab.kube.delete(resource, metadata)));
-      for (const { metadata } of items) await watched.until(metadata.name, isGone, 300_000);
-    } finally {
-      for (const ovsdb of hosts.values()) await ovsdb.close();
-    }
+    await removeMachines(lab);
+    const { items } = await lab.kube.list(resource, { namespace });
+    await Promise.all(items.map(({ metadata }) => lab.kube.delete(resource, metadata)));
+    for (const { metadata } of items) await watched.until(metadata.name, isGone, 300_000);
   }
 }
 

@@ -18,7 +18,7 @@ import type {
 } from './types.js';
 
 export { OpenFlowConnectionError, OpenFlowError, OpenFlowTimeoutError, OpenFlowValueError } from './errors.js';
-export { flowBody, flowKey } from './flow.js';
+export { flowBody, flowKey, flowOfKey } from './flow.js';
 export { EndpointError } from '../wire/endpoint.js';
 export type * from './types.js';
 
@@ -61,7 +61,13 @@ class OpenFlowSwitch implements Switch {
   }
 
   async dumpFlows(filter: FlowFilter = {}): Promise<Flow[]> {
-    return this.#link.session().dumpFlows(filter);
+    const flows: Flow[] = [];
+    await this.readFlows(filter, (flow) => flows.push(flow));
+    return flows;
+  }
+
+  async readFlows(filter: FlowFilter, each: (flow: Flow) => void): Promise<void> {
+    await this.#link.session().readFlows(filter, each);
   }
 
   async ports(): Promise<PortDescription[]> {

@@ -91,11 +91,12 @@ export class OpenFlowSession implements Session {
     this.#waiters.failAll(error);
   }
 
-  dumpFlows(filter: FlowFilter): Promise<Flow[]> {
+  async readFlows(filter: FlowFilter, each: (flow: Flow) => void): Promise<void> {
     const write = (w: Writer, xid: number) => writeFlowsRequest(w, xid, filter);
-    return this.#list('a flow request', write, (reply) => {
-      if (reply.type === 'flows') return { ...reply, items: reply.flows };
-      throw unexpected(reply);
+    await this.#list('a flow request', write, (reply) => {
+      if (reply.type !== 'flows') throw unexpected(reply);
+      reply.flows.forEach(each);
+      return { ...reply, items: [] };
     });
   }
 

@@ -104,6 +104,8 @@ export interface Flow {
   readonly timeouts?: { readonly idleSeconds: number; readonly hardSeconds: number };
 }
 
+export type FlowIdentity = Pick<Flow, 'table' | 'priority' | 'match' | 'cookie'>;
+
 export interface FlowFilter {
   readonly table?: number;
   readonly cookie?: bigint;
@@ -115,7 +117,7 @@ export interface FlowFilter {
 export type FlowChange =
   | { readonly kind: 'add'; readonly flow: Flow }
   /** DELETE_STRICT by table, priority and match (and cookie). */
-  | { readonly kind: 'remove'; readonly flow: Flow }
+  | { readonly kind: 'remove'; readonly flow: FlowIdentity }
   /** DELETE of all flows that the filter meets. */
   | { readonly kind: 'removeAll'; readonly filter: FlowFilter };
 
@@ -190,6 +192,8 @@ export interface Switch extends AsyncDisposable {
   }>;
   ready(timeoutMs?: number): Promise<void>;
   dumpFlows(filter?: FlowFilter): Promise<Flow[]>;
+  /** Hands over each flow as the answer comes in, so that no list of all is held. It may fail after some. */
+  readFlows(filter: FlowFilter, each: (flow: Flow) => void): Promise<void>;
   ports(): Promise<PortDescription[]>;
   /** All changes or none (ONF bundle extension 230, ordered and atomic), then a barrier: resolved = in force. */
   bundle(changes: readonly FlowChange[]): Promise<void>;

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
 import { filter, firstValueFrom, map, startWith, Subject, Subscription, takeUntil, timer, type Observable } from 'rxjs';
 import type { Directory } from '../common/directory.js';
@@ -9,7 +10,7 @@ import { OpenFlowError } from '../../drivers/openflow/index.js';
 import { probes } from './layout.js';
 import { Ports } from './ports.js';
 import { FloodlightBoundary, removeFloodlight, type BoundaryState } from './floodlight.js';
-import { Program, type SdnController } from './program.js';
+import { Program, type SdnController, type Wanted } from './program.js';
 import type { LocalPort } from './security.js';
 import { bridgeFlows, networkFlows, type BridgeFlows, type Location } from './tables.js';
 
@@ -122,10 +123,31 @@ export class Dataplane {
   }
 }
 
-const count = (flows: BridgeFlows | undefined): number => (flows ? flows.int.length + flows.edge.length : 0);
+/** How many flows a unit is to have on each bridge. They themselves are made when they are needed, and not kept. */
+interface Counts {
+  readonly int: number;
+  readonly edge: number;
+}
+
+const total = (counts: Counts | undefined): number => (counts ? counts.int + counts.edge : 0);
+
+const nothing: BridgeFlows = { int: [], edge: [] };
+
+/** What a unit's flows are made of: the same inputs, the same revision. */
+interface Recipe {
+  readonly revision: string;
+  readonly make: () => BridgeFlows;
+}
+
+const recipe = (inputs: unknown, make: () => BridgeFlows): Recipe => ({
+  revision: createHash('sha256').update(JSON.stringify(inputs)).digest('base64'),
+  make,
+});
 
 /** A switch that refused or did not answer is asked again after this long; one that reconnects, at once. */
 const retryMs = 2_000;
+/** Units of one pass: the flows of a thousand at once would fill memory, and keep waiting who asks for one. */
+const passUnits = 100;
 
 interface Waiter {
   readonly vni: number;
@@ -137,11 +159,10 @@ class HostDataplane {
   readonly #programs: { readonly int: Program; readonly edge: SdnController };
   readonly #floodlight: FloodlightBoundary | undefined;
   readonly #dirty = new Set<Unit>();
-  readonly #wanted = new Map<Unit, BridgeFlows>();
+  /** Of each unit that is to have flows here. */
+  readonly #wanted = new Map<Unit, Counts>();
   /** How many flows each network has here, as last told. */
-  readonly #counts = new Map<number, number>();
-  /** What each unit's wanted flows were compiled of. */
-  readonly #inputs = new Map<Unit, string>();
+  readonly #told = new Map<number, number>();
   #waiters: Waiter[] = [];
   #running = false;
   #closed = false;
@@ -204,14 +225,11 @@ class HostDataplane {
   }
 
   report(vni: number): FlowReport | undefined {
-    const flows = this.#wanted.get(vni);
-    if (!flows) return undefined;
+    const wanted = this.#wanted.get(vni);
+    if (!wanted) return undefined;
     const cookie = networkCookie(vni);
-    return {
-      wanted: count(flows),
-      present: this.#programs.int.present(cookie, flows.int) + this.#programs.edge.present(cookie, flows.edge),
-      error: this.#error,
-    };
+    const present = (bridge: 'int' | 'edge') => Math.min(wanted[bridge], this.#programs[bridge].present(cookie));
+    return { wanted: total(wanted), present: present('int') + present('edge'), error: this.#error };
   }
 
   async audit(): Promise<void> {
@@ -228,17 +246,16 @@ class HostDataplane {
     for (const { vni, resolve } of this.#waiters.splice(0)) resolve(this.#outcome(vni, 'the host was removed'));
   }
 
-  /** Works off what is dirty, all that has gathered as one bundle a bridge; one pass at a time. */
+  /** Works off what is dirty, what has gathered as one bundle a bridge; one pass at a time. */
   async #drain(): Promise<void> {
     if (this.#running) return;
     this.#running = true;
     // What changes in the same turn of the event loop goes together.
     await Promise.resolve();
     while (this.#dirty.size > 0 && !this.#closed) {
-      const units = new Set(this.#dirty);
-      this.#dirty.clear();
-      const waiters = this.#waiters;
-      this.#waiters = [];
+      const units = this.#next();
+      const waiters = this.#waiters.filter(({ vni }) => units.has(vni));
+      this.#waiters = this.#waiters.filter(({ vni }) => !units.has(vni));
       this.#error = await this.#pass(units);
       if (this.#error !== undefined && this.#isConnected) this.#retryLater(units);
       for (const { vni, resolve } of waiters) resolve(this.#outcome(vni, this.#error));
@@ -247,42 +264,55 @@ class HostDataplane {
     this.#running = false;
   }
 
+  /** What the next pass works off: first of all what somebody waits for. */
+  #next(): Set<Unit> {
+    const units = new Set<Unit>();
+    for (const unit of [...this.#waiters.map(({ vni }) => vni), ...this.#dirty]) {
+      if (units.size === passUnits) break;
+      if (this.#dirty.delete(unit)) units.add(unit);
+    }
+    return units;
+  }
+
   /** A network that has got more or fewer flows, and whose reconcile has not been told, is to be looked at: its status says how many. */
   #tellOf(units: Iterable<Unit>, told: ReadonlySet<number>): void {
     for (const unit of units) {
       if (unit === 'bridge') continue;
-      const now = count(this.#wanted.get(unit));
-      if (this.#counts.get(unit) === now) continue;
-      if (now === 0) this.#counts.delete(unit);
-      else this.#counts.set(unit, now);
+      const now = total(this.#wanted.get(unit));
+      if (this.#told.get(unit) === now) continue;
+      if (now === 0) this.#told.delete(unit);
+      else this.#told.set(unit, now);
       if (!told.has(unit)) this.tell.drift(unit);
     }
   }
 
   /** Each bridge by itself: what is wrong with one does not keep the other from what it needs. */
-  async #pass(units: Set<Unit>): Promise<string | undefined> {
+  async #pass(units: ReadonlySet<Unit>): Promise<string | undefined> {
     const { int, edge } = this.#programs;
     const loaded = await Promise.allSettled([int.load(), edge.load()]);
     // While Consul is away, what is not seen may exist.
     if (units.has('bridge') && this.directory.current && this.directory.isSound)
-      for (const vni of this.#orphans()) units.add(vni);
+      for (const vni of this.#orphans()) if (!units.has(vni)) this.#dirty.add(vni);
+    const wanted = { int: new Map<bigint, Wanted>(), edge: new Map<bigint, Wanted>() };
     try {
       if (units.has('bridge')) await this.#ensureMeter();
-      for (const unit of units) this.#wanted.set(unit, this.#compile(unit));
-      await this.#forget(units);
+      for (const unit of units) {
+        const cookie = cookieOf(unit);
+        const { revision, make } = this.#recipe(unit);
+        if (int.isSettled(cookie, revision) && edge.isSettled(cookie, revision)) continue;
+        const flows = make();
+        wanted.int.set(cookie, { revision, flows: flows.int });
+        wanted.edge.set(cookie, { revision, flows: flows.edge });
+        if (flows.int.length + flows.edge.length === 0) this.#wanted.delete(unit);
+        else this.#wanted.set(unit, { int: flows.int.length, edge: flows.edge.length });
+      }
+      await this.#forget(wanted.int);
     } catch (error) {
       return this.#failure(error);
     }
-    const flows = (bridge: 'int' | 'edge') =>
-      new Map([...units].map((unit) => [cookieOf(unit), this.#wanted.get(unit)?.[bridge] ?? []] as const));
-    const applied = await Promise.allSettled([int.apply(flows('int')), edge.apply(flows('edge'))]);
+    const applied = await Promise.allSettled([int.apply(wanted.int), edge.apply(wanted.edge)]);
     const failed = [...loaded, ...applied].find((result) => result.status === 'rejected');
     if (failed) return this.#failure(failed.reason);
-    for (const unit of units)
-      if (count(this.#wanted.get(unit)) === 0) {
-        this.#wanted.delete(unit);
-        this.#inputs.delete(unit);
-      }
     // A Floodlight that has left its work to BuiltIn.
     if (units.has('bridge') && !this.#floodlight) await removeFloodlight(this.host.edge).catch(() => undefined);
     return undefined;
@@ -294,14 +324,12 @@ class HostDataplane {
   }
 
   /** A port that is new here may have the number of an earlier one, whose connections are not its own. */
-  async #forget(units: Iterable<Unit>): Promise<void> {
+  async #forget(wanted: ReadonlyMap<bigint, Wanted>): Promise<void> {
     const { int } = this.#programs;
     const patch = this.ports.named(patchPorts.int);
     const zones = new Set<number>();
-    for (const unit of units) {
-      const cookie = cookieOf(unit);
-      const flows = this.#wanted.get(unit)?.int ?? [];
-      const known = int.isSettled(cookie, flows) ? undefined : int.inPorts(cookie);
+    for (const [cookie, { revision, flows }] of wanted) {
+      const known = int.isSettled(cookie, revision) ? undefined : int.inPorts(cookie);
       if (!known) continue;
       for (const { match } of flows)
         if (match.inPort !== undefined && match.inPort !== patch && !known.has(match.inPort)) zones.add(match.inPort);
@@ -350,19 +378,19 @@ class HostDataplane {
     return { wanted: 0, present: 0, ...this.report(vni), error };
   }
 
-  #compileBridges(): BridgeFlows {
+  #recipeOfBridges(): Recipe {
     const int = this.ports.named(patchPorts.int);
     const edge = this.ports.named(patchPorts.edge);
-    if (int === undefined || edge === undefined || !this.#hasMeter) return bridgeFlows();
-    return bridgeFlows({ self: hostKey(this.host), patch: { int, edge }, tunnels: this.ports.tunnels() });
+    if (int === undefined || edge === undefined || !this.#hasMeter) return recipe('bare', () => bridgeFlows());
+    const facts = { self: hostKey(this.host), patch: { int, edge }, tunnels: this.ports.tunnels() };
+    return recipe(facts, () => bridgeFlows(facts));
   }
 
-  #compile(unit: Unit): BridgeFlows {
-    if (unit === 'bridge') return this.#compileBridges();
-    const nothing: BridgeFlows = { int: [], edge: [] };
+  #recipe(unit: Unit): Recipe {
+    if (unit === 'bridge') return this.#recipeOfBridges();
     const fuid = this.directory.networkOfVni(unit);
     const network = fuid === undefined ? undefined : this.directory.network(fuid)?.value;
-    if (fuid === undefined || !network?.sites.includes(this.host.site)) return nothing;
+    if (fuid === undefined || !network?.sites.includes(this.host.site)) return recipe('nothing', () => nothing);
     const int = this.ports.named(patchPorts.int);
     const edge = this.ports.named(patchPorts.edge);
     if (int === undefined || edge === undefined) throw new Error('the bridges are not joined yet');
@@ -381,11 +409,6 @@ class HostDataplane {
     const { value: policy = { flows: [] }, index } = this.directory.policy(fuid) ?? {};
     const { vlan, cidr } = network;
     const facts = { vni: unit, vlan, cidr, patch: { int, edge }, ports, locations, tunnels };
-    // What is compiled of the same stays the same object, so that nobody compares its flows again.
-    const inputs = JSON.stringify([fuid, index, facts]);
-    const before = this.#wanted.get(unit);
-    if (before && this.#inputs.get(unit) === inputs) return before;
-    this.#inputs.set(unit, inputs);
-    return networkFlows({ ...facts, policy });
+    return recipe([fuid, index, facts], () => networkFlows({ ...facts, policy }));
   }
 }

@@ -5,7 +5,7 @@ import { flowBody, flowKey } from '../../drivers/openflow/index.js';
 import type { Flow, Switch } from '../../drivers/openflow/types.js';
 import { messageOf } from '../common/errors.js';
 import { bridgeCookie } from '../common/identity.js';
-import { Program, type SdnController } from './program.js';
+import { Program, type SdnController, type Wanted } from './program.js';
 
 /** Whether a site's boundary may be, and is, in Floodlight's hands. */
 export interface BoundaryState {
@@ -41,7 +41,7 @@ const guard = (priority: number): Flow[] =>
 export class FloodlightBoundary implements SdnController {
   readonly #standIn: Program;
   readonly #subscriptions = new Subscription();
-  readonly #wanted = new Map<bigint, readonly Flow[]>();
+  readonly #wanted = new Map<bigint, Wanted>();
   /** What has to be seen at Floodlight before the stand-in goes; undefined: it has gone. */
   #pending: Set<bigint> | undefined = new Set();
   #isRecognised = false;
@@ -114,15 +114,20 @@ export class FloodlightBoundary implements SdnController {
     await this.#known();
   }
 
-  async apply(wanted: ReadonlyMap<bigint, readonly Flow[]>): Promise<void> {
+  async apply(wanted: ReadonlyMap<bigint, Wanted>): Promise<void> {
     const turn = this.#turn.then(() => this.#apply(wanted));
     this.#turn = turn.catch(() => undefined);
     await turn;
   }
 
-  present(cookie: bigint, wanted: readonly Flow[]): number {
-    if (this.#pending) return this.#standIn.present(cookie, wanted);
-    return wanted.filter((flow) => this.#isThere(cookie, flow)).length;
+  present(cookie: bigint): number {
+    if (this.#pending) return this.#standIn.present(cookie);
+    return this.#wanted.get(cookie)?.flows.filter((flow) => this.#isThere(cookie, flow)).length ?? 0;
+  }
+
+  /** What is on the switch is compared each time: Floodlight may have changed it, and has to be told. */
+  isSettled(): boolean {
+    return false;
   }
 
   async audit(): Promise<void> {
@@ -143,21 +148,24 @@ export class FloodlightBoundary implements SdnController {
     this.#standIn.close();
   }
 
-  async #apply(wanted: ReadonlyMap<bigint, readonly Flow[]>): Promise<void> {
-    for (const [cookie, flows] of wanted) {
-      if (flows.length > 0 || cookie === bridgeCookie) this.#wanted.set(cookie, flows);
+  async #apply(wanted: ReadonlyMap<bigint, Wanted>): Promise<void> {
+    for (const [cookie, unit] of wanted) {
+      if (unit.flows.length > 0 || cookie === bridgeCookie) this.#wanted.set(cookie, unit);
       else this.#wanted.delete(cookie);
       this.#pending?.add(cookie);
     }
     await this.#recognise();
     if (this.#pending) {
-      const withGuard = [...wanted].map(([cookie, flows]) => [cookie, guarded(cookie, flows, 2)] as const);
-      await this.#standIn.apply(new Map(withGuard));
+      const withGuard = [...wanted].map(([cookie, { revision, flows }]) => ({
+        ...{ cookie, revision },
+        flows: guarded(cookie, flows, 2),
+      }));
+      await this.#standIn.apply(new Map(withGuard.map((unit) => [unit.cookie, unit])));
       if (!this.#isReady) return;
     }
     if (!this.#isReady) {
       // Nothing to say to it is nothing that could fail.
-      const missing = [...wanted].filter(([cookie, flows]) => !this.#isDone(cookie, flows));
+      const missing = [...wanted].filter(([cookie, { flows }]) => !this.#isDone(cookie, flows));
       if (missing.length === 0) return;
       throw new Error(this.#state.problem?.message ?? `Floodlight at ${this.floodlight.url} does not have the switch`);
     }
@@ -191,14 +199,14 @@ export class FloodlightBoundary implements SdnController {
     this.onDrift(undefined);
   }
 
-  async #push(wanted: ReadonlyMap<bigint, readonly Flow[]>): Promise<void> {
+  async #push(wanted: ReadonlyMap<bigint, Wanted>): Promise<void> {
     const datapathId = this.#datapathId;
     if (datapathId === undefined) throw new Error(`${this.bridge.endpoint}: not connected`);
     try {
       const listed = this.#names ? undefined : await this.floodlight.entries(datapathId);
       const names = (this.#names ??= namesOfOurs(datapathId, listed ?? []));
       const flows = await this.#known();
-      const units = [...wanted].map(([cookie, each]) => ({ cookie, flows: entriesOf(datapathId, cookie, each) }));
+      const units = [...wanted].map(([cookie, each]) => ({ cookie, flows: entriesOf(datapathId, cookie, each.flows) }));
       const missing = units.flatMap(({ flows: entries }) =>
         [...entries].filter(([name, flow]) => !names.has(name) || !isSame(flows.get(flowKey(flow)), flow)),
       );
@@ -243,7 +251,9 @@ export class FloodlightBoundary implements SdnController {
 
   /** Flows that neither Floodlight nor we know of: left from before its restart, for networks that are gone. */
   async #removeUnlisted(datapathId: bigint, listed: Iterable<string>, flows: Map<string, Flow>): Promise<void> {
-    const wanted = [...this.#wanted].flatMap(([cookie, each]) => [...entriesOf(datapathId, cookie, each).keys()]);
+    const wanted = [...this.#wanted].flatMap(([cookie, { flows: each }]) => [
+      ...entriesOf(datapathId, cookie, each).keys(),
+    ]);
     const known = new Set([...listed, ...wanted].map(entryCookie));
     const unlisted = [...flows].filter(([, { cookie }]) => !known.has(cookie));
     if (unlisted.length === 0) return;
@@ -252,14 +262,14 @@ export class FloodlightBoundary implements SdnController {
   }
 
   /** When everything has been seen at Floodlight, the stand-in goes. */
-  async #takeOver(pushed: ReadonlyMap<bigint, readonly Flow[]>): Promise<void> {
+  async #takeOver(pushed: ReadonlyMap<bigint, Wanted>): Promise<void> {
     // What was emptied right after it was seen there is looked at again.
     if (!this.#pending || !this.#isReady) return;
     for (const cookie of pushed.keys()) this.#pending.delete(cookie);
     if (this.#pending.size > 0) return;
     const cookies = [...this.#standIn.cookies()];
     this.#pending = undefined;
-    await this.#standIn.apply(new Map(cookies.map((cookie) => [cookie, []])));
+    await this.#standIn.apply(new Map(cookies.map((cookie) => [cookie, { revision: 'none', flows: [] }])));
   }
 
   #isDone(cookie: bigint, flows: readonly Flow[]): boolean {

@@ -1,25 +1,34 @@
 import { Subscription } from 'rxjs';
-import { flowBody, flowKey } from '../../drivers/openflow/index.js';
+import { flowBody, flowKey, flowOfKey } from '../../drivers/openflow/index.js';
 import type { Flow, FlowChange, Switch } from '../../drivers/openflow/types.js';
 import { cookieMagic, cookieMagicMask } from '../common/identity.js';
 
-/** The flows of one unit of change (one cookie), by flowKey. */
-type Installed = Map<string, { readonly body: string; readonly flow: Flow }>;
+/** The flows that a unit of change is to have on a bridge. */
+export interface Wanted {
+  /** Those of a unit that have the same revision are the same: nobody has to make or compare them again. */
+  readonly revision: string;
+  readonly flows: readonly Flow[];
+}
+
+/** The flows of one unit of change (one cookie): flowBody by flowKey. As text, which is small: there may be 100,000. */
+type Installed = Map<string, string>;
 
 /** What must change on a bridge so that a cookie's flows are the wanted ones. Pure. */
 export function diffFlows(
+  cookie: bigint,
   wanted: readonly Flow[],
-  installed: ReadonlyMap<string, { body: string; flow: Flow }>,
+  installed: ReadonlyMap<string, string>,
 ): FlowChange[] {
   const keep = new Set<string>();
   const adds: FlowChange[] = [];
   for (const flow of wanted) {
     const key = flowKey(flow);
     keep.add(key);
-    if (installed.get(key)?.body !== flowBody(flow)) adds.push({ kind: 'add', flow });
+    if (installed.get(key) !== flowBody(flow)) adds.push({ kind: 'add', flow });
   }
   const removals: FlowChange[] = [];
-  for (const [key, { flow }] of installed) if (!keep.has(key)) removals.push({ kind: 'remove', flow });
+  for (const key of installed.keys())
+    if (!keep.has(key)) removals.push({ kind: 'remove', flow: { ...flowOfKey(key), cookie } });
   return [...removals, ...adds];
 }
 
@@ -35,9 +44,11 @@ export interface SdnController {
   /** Reads the bridge if it is not known yet. */
   load(): Promise<void>;
   /** Makes the cookies' flows the wanted ones; resolved = in force. Nothing is sent if nothing differs. */
-  apply(wanted: ReadonlyMap<bigint, readonly Flow[]>): Promise<void>;
-  /** How many of the wanted flows are there. */
-  present(cookie: bigint, wanted: readonly Flow[]): number;
+  apply(wanted: ReadonlyMap<bigint, Wanted>): Promise<void>;
+  /** Whether what has this revision is known to be all that the cookie has: there is nothing to apply. */
+  isSettled(cookie: bigint, revision: string): boolean;
+  /** How many of the flows that the cookie should have are there, as far as is known. */
+  present(cookie: bigint): number;
   /** Reads the bridge anew; what differs from what was thought to be there is reported as drift. */
   audit(): Promise<void>;
   close(): void;
@@ -49,8 +60,8 @@ export interface SdnController {
  */
 export class Program implements SdnController {
   #installed: Map<bigint, Installed> | undefined;
-  /** The very flows that a cookie's installed ones were last seen to be: nobody has to compare them again. */
-  readonly #settled = new Map<bigint, readonly Flow[]>();
+  /** What a cookie's installed flows were last seen to be. */
+  readonly #settled = new Map<bigint, string>();
   #connected = false;
   /** Counts connections: what an earlier one answered says nothing of what the bridge holds now. */
   #session = 0;
@@ -104,52 +115,53 @@ export class Program implements SdnController {
       this.#forget();
       const now = await this.#known();
       for (const cookie of new Set([...(before?.keys() ?? []), ...now.keys()])) {
-        const flows = settled.get(cookie);
+        const revision = settled.get(cookie);
         if (!sameFlows(before?.get(cookie), now.get(cookie))) this.onDrift(cookie);
-        else if (flows) this.#settle(cookie, flows);
+        else if (revision !== undefined) this.#settled.set(cookie, revision);
       }
     });
   }
 
-  present(cookie: bigint, wanted: readonly Flow[]): number {
-    if (this.isSettled(cookie, wanted)) return wanted.length;
-    const installed = this.#installed?.get(cookie);
-    return installed ? wanted.filter((flow) => installed.has(flowKey(flow))).length : 0;
+  present(cookie: bigint): number {
+    return this.#installed?.get(cookie)?.size ?? 0;
   }
 
-  /** Whether these very flows are known to be all that the cookie has. */
-  isSettled(cookie: bigint, flows: readonly Flow[]): boolean {
-    return this.#settled.get(cookie) === flows;
+  isSettled(cookie: bigint, revision: string): boolean {
+    return this.#settled.get(cookie) === revision;
   }
 
   /** The ports that the cookie's flows are for; undefined while the bridge is not known. */
   inPorts(cookie: bigint): ReadonlySet<number> | undefined {
     if (!this.#installed) return undefined;
-    const installed = [...(this.#installed.get(cookie)?.values() ?? [])];
-    return new Set(installed.flatMap(({ flow }) => flow.match.inPort ?? []));
+    const keys = [...(this.#installed.get(cookie)?.keys() ?? [])];
+    return new Set(keys.flatMap((key) => flowOfKey(key).match.inPort ?? []));
   }
 
   /** One atomic bundle for all of them. */
-  async apply(wanted: ReadonlyMap<bigint, readonly Flow[]>): Promise<void> {
+  async apply(wanted: ReadonlyMap<bigint, Wanted>): Promise<void> {
     await this.#exclusively(async () => {
       const installed = await this.#known();
-      const open = [...wanted].filter(([cookie, flows]) => !this.isSettled(cookie, flows));
-      const changes = open.flatMap(([cookie, flows]) => diffFlows(flows, installed.get(cookie) ?? new Map()));
-      if (changes.length === 0) {
-        for (const [cookie, flows] of open) this.#settle(cookie, flows);
-        return;
-      }
+      const open = [...wanted]
+        .filter(([cookie, { revision }]) => !this.isSettled(cookie, revision))
+        .map(([cookie, unit]) => ({
+          ...{ cookie, ...unit },
+          changes: diffFlows(cookie, unit.flows, installed.get(cookie) ?? new Map()),
+        }));
+      const changes = open.flatMap((unit) => unit.changes);
       try {
-        await this.bridge.bundle(changes);
+        if (changes.length > 0) await this.bridge.bundle(changes);
       } catch (error) {
         // The outcome is unknown (or nothing happened): read again before the next change.
         if (this.#installed === installed) this.#forget();
         throw error;
       }
-      for (const [cookie, flows] of open) {
+      for (const unit of open) {
+        const { cookie, revision, flows } = unit;
         if (flows.length === 0) installed.delete(cookie);
-        else installed.set(cookie, new Map(flows.map((flow) => [flowKey(flow), { body: flowBody(flow), flow }])));
-        if (this.#installed === installed) this.#settle(cookie, flows);
+        else if (unit.changes.length > 0) installed.set(cookie, listed(flows));
+        if (this.#installed !== installed) continue;
+        if (flows.length === 0) this.#settled.delete(cookie);
+        else this.#settled.set(cookie, revision);
       }
     });
   }
@@ -173,11 +185,6 @@ export class Program implements SdnController {
     await turn;
   }
 
-  #settle(cookie: bigint, flows: readonly Flow[]): void {
-    if (flows.length === 0) this.#settled.delete(cookie);
-    else this.#settled.set(cookie, flows);
-  }
-
   #forget(): void {
     this.#installed = undefined;
     this.#settled.clear();
@@ -193,7 +200,11 @@ export class Program implements SdnController {
   async #known(): Promise<Map<bigint, Installed>> {
     if (this.#installed) return this.#installed;
     const session = this.#session;
-    const read = group(await this.bridge.dumpFlows({ cookie: cookieMagic, cookieMask: cookieMagicMask }));
+    const read = new Map<bigint, Installed>();
+    await this.bridge.readFlows({ cookie: cookieMagic, cookieMask: cookieMagicMask }, (flow) => {
+      const unit = read.get(flow.cookie) ?? (new Map() as Installed);
+      read.set(flow.cookie, unit.set(flowKey(flow), flowBody(flow)));
+    });
     if (session !== this.#session)
       throw new Error(`${this.bridge.endpoint}: the connection was lost while flows were read`);
     this.#installed = read;
@@ -202,17 +213,7 @@ export class Program implements SdnController {
 }
 
 function sameFlows(before: Installed | undefined, now: Installed | undefined): boolean {
-  return (
-    (before?.size ?? 0) === (now?.size ?? 0) &&
-    [...(now ?? [])].every(([key, { body }]) => before?.get(key)?.body === body)
-  );
+  return (before?.size ?? 0) === (now?.size ?? 0) && [...(now ?? [])].every(([key, body]) => before?.get(key) === body);
 }
 
-function group(flows: readonly Flow[]): Map<bigint, Installed> {
-  const installed = new Map<bigint, Installed>();
-  for (const flow of flows) {
-    const unit = installed.get(flow.cookie) ?? (new Map() as Installed);
-    installed.set(flow.cookie, unit.set(flowKey(flow), { body: flowBody(flow), flow }));
-  }
-  return installed;
-}
+const listed = (flows: readonly Flow[]): Installed => new Map(flows.map((flow) => [flowKey(flow), flowBody(flow)]));

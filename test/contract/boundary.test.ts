@@ -119,7 +119,12 @@ class Hand {
     this.#running = true;
     await Promise.resolve();
     while (this.#dirty.size > 0 && !this.#closed) {
-      const units = new Map([...this.#dirty].map((cookie) => [cookie, this.wanted.get(cookie) ?? []] as const));
+      const units = new Map(
+        [...this.#dirty].map((cookie) => {
+          const flows = this.wanted.get(cookie) ?? [];
+          return [cookie, { revision: flows.map((flow) => identity(flow)).join(), flows }] as const;
+        }),
+      );
       this.#dirty.clear();
       try {
         await this.controller.load();

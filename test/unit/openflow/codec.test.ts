@@ -8,6 +8,7 @@ import {
   type Flow,
   flowBody,
   flowKey,
+  flowOfKey,
   type Instructions,
   type Match,
   OpenFlowValueError,
@@ -162,6 +163,7 @@ describe('a flow', () => {
       fc.property(fc.array(flow, { maxLength: 3 }), (flows) => {
         const read = readFlows(flowsReply(flows));
         expect(read.map(flowKey)).toEqual(flows.map(flowKey));
+        expect(read.map((one) => flowKey(flowOfKey(flowKey(one))))).toEqual(flows.map(flowKey));
         expect(read.map(flowBody)).toEqual(flows.map(flowBody));
         for (const { match, instructions } of read) {
           expect(match.other ?? instructions.other).toBeUndefined();

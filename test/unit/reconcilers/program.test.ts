@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import { flowBody, flowKey } from '../../../drivers/openflow/index.js';
 import type { Flow, FlowChange, Instructions } from '../../../drivers/openflow/types.js';
 import { networkCookie } from '../../../reconcilers/common/identity.js';
-import { diffFlows, Program } from '../../../reconcilers/dataplane/program.js';
+import { diffFlows, Program, type Wanted } from '../../../reconcilers/dataplane/program.js';
 import { MemorySwitch } from './support/switch.js';
 
 const drop: Instructions = {};
@@ -15,10 +15,13 @@ const flow = (inPort: number, instructions = on, vni = 5000): Flow => ({
   match: { inPort },
   instructions,
 });
-const listed = (flows: Iterable<Flow>) =>
-  new Map([...flows].map((each) => [flowKey(each), { body: flowBody(each), flow: each }]));
+const listed = (flows: Iterable<Flow>) => new Map([...flows].map((each) => [flowKey(each), flowBody(each)]));
 const add = (each: Flow): FlowChange => ({ kind: 'add', flow: each });
-const remove = (each: Flow): FlowChange => ({ kind: 'remove', flow: each });
+const remove = ({ table, priority, match, cookie }: Flow): FlowChange => ({
+  kind: 'remove',
+  flow: { table, priority, match, cookie },
+});
+const cookie = networkCookie(5000);
 
 describe('diffFlows', () => {
   const cases: readonly { reason: string; wanted: readonly Flow[]; installed: readonly Flow[]; changes: readonly FlowChange[] }[] = [
@@ -32,7 +35,7 @@ describe('diffFlows', () => {
     { reason: 'room is made before it is needed', wanted: [flow(2)], installed: [flow(1)], changes: [remove(flow(1)), add(flow(2))] },
   ]; // prettier-ignore
   it.each(cases)('$reason', ({ wanted, installed, changes }) => {
-    expect(diffFlows(wanted, listed(installed))).toEqual(changes);
+    expect(diffFlows(cookie, wanted, listed(installed))).toEqual(changes);
   });
 
   it('leaves exactly what is wanted, whatever was there', () => {
@@ -43,12 +46,12 @@ describe('diffFlows', () => {
       fc.property(some, some, (wanted, before) => {
         const want = wanted.map(({ port, goto }) => flow(port, { goto }));
         const after = listed(before.map(({ port, goto }) => flow(port, { goto })));
-        for (const change of diffFlows(want, after)) {
+        for (const change of diffFlows(cookie, want, after)) {
           if (change.kind === 'removeAll') throw new Error('not asked for');
           if (change.kind === 'remove') after.delete(flowKey(change.flow));
-          else after.set(flowKey(change.flow), { body: flowBody(change.flow), flow: change.flow });
+          else after.set(flowKey(change.flow), flowBody(change.flow));
         }
-        expect(diffFlows(want, after)).toEqual([]);
+        expect(diffFlows(cookie, want, after)).toEqual([]);
         expect(after.size).toBe(want.length);
       }),
     );
@@ -72,8 +75,9 @@ describe('a program', () => {
     expect(drift.splice(0)).toEqual([undefined]);
     return { bridge, program, drift };
   }
-  const units = (...flows: Flow[]): Map<bigint, Flow[]> =>
-    new Map(flows.map(({ cookie }) => [cookie, flows.filter((each) => each.cookie === cookie)]));
+  const wanted = (...flows: Flow[]): Wanted => ({ revision: flows.map((each) => flowKey(each)).join(), flows });
+  const units = (...flows: Flow[]): Map<bigint, Wanted> =>
+    new Map(flows.map((one) => [one.cookie, wanted(...flows.filter((each) => each.cookie === one.cookie))]));
   const held = (bridge: MemorySwitch): string[] => [...bridge.flows.keys()].sort();
   const keysOf = (...flows: Flow[]): string[] => flows.map(flowKey).sort();
 
@@ -92,14 +96,14 @@ describe('a program', () => {
   it('touches the units it is given, and no others', async () => {
     const others = [flow(7, on, 5001), { ...flow(8), cookie: 0x1234n }];
     const { bridge, program } = start([flow(1), ...others]);
-    await program.apply(new Map([[networkCookie(5000), []]]));
+    await program.apply(new Map([[cookie, wanted()]]));
     expect(held(bridge)).toEqual(keysOf(...others));
     expect([...program.cookies()]).toEqual([networkCookie(5001)]);
   });
 
   it('changes several units in one bundle', async () => {
     const { bridge, program } = start([flow(1), flow(2, on, 5001)]);
-    await program.apply(new Map([...units(flow(3)), [networkCookie(5001), []]]));
+    await program.apply(new Map([...units(flow(3)), [networkCookie(5001), wanted()]]));
     expect(bridge.bundles).toHaveLength(1);
     expect(held(bridge)).toEqual(keysOf(flow(3)));
   });
@@ -107,10 +111,10 @@ describe('a program', () => {
   it('reports what was removed behind our back, and puts it back', async () => {
     const { bridge, program, drift } = start();
     await program.apply(units(flow(1), flow(2)));
-    expect(program.present(networkCookie(5000), [flow(1), flow(2)])).toBe(2);
+    expect(program.present(cookie)).toBe(2);
     bridge.tamper(flow(2));
-    expect(drift).toEqual([networkCookie(5000)]);
-    expect(program.present(networkCookie(5000), [flow(1), flow(2)])).toBe(1);
+    expect(drift).toEqual([cookie]);
+    expect(program.present(cookie)).toBe(1);
     await program.apply(units(flow(1), flow(2)));
     expect(held(bridge)).toEqual(keysOf(flow(1), flow(2)));
     expect(bridge.bundles[1]).toEqual([add(flow(2))]);
@@ -131,7 +135,7 @@ describe('a program', () => {
     await program.apply(units(flow(1), flow(2)));
     bridge.onCommit = () => bridge.tamper(flow(1));
     await program.apply(units(flow(1), flow(2), flow(3)));
-    expect(drift).toEqual([networkCookie(5000)]);
+    expect(drift).toEqual([cookie]);
     bridge.onCommit = () => undefined;
     await program.apply(units(flow(1), flow(2), flow(3)));
     expect(held(bridge)).toEqual(keysOf(flow(1), flow(2), flow(3)));
@@ -142,7 +146,7 @@ describe('a program', () => {
     await program.apply(units(flow(1), flow(2)));
     bridge.disconnect();
     expect(program.isConnected).toBe(false);
-    expect(program.present(networkCookie(5000), [flow(1), flow(2)])).toBe(0);
+    expect(program.present(cookie)).toBe(0);
     bridge.flows.clear();
     bridge.connect();
     expect(program.isConnected).toBe(true);
@@ -177,7 +181,7 @@ describe('a program', () => {
     const { bridge, program } = start([flow(1)]);
     bridge.failure = { error: new Error('no answer'), committed };
     await expect(program.apply(units(flow(2)))).rejects.toThrow('no answer');
-    expect(program.present(networkCookie(5000), [flow(1), flow(2)])).toBe(0);
+    expect(program.present(cookie)).toBe(0);
     await program.apply(units(flow(2)));
     expect(held(bridge)).toEqual(keysOf(flow(2)));
     expect(bridge.dumps).toBe(2);
@@ -196,7 +200,7 @@ describe('a program', () => {
     bridge.flows.set(flowKey(stray), stray);
     await program.audit();
     expect(drift).toEqual([5000, 5001, 5003].map(networkCookie));
-    await program.apply(new Map([...units(flow(1), flow(2), flow(3, on, 5001)), [networkCookie(5003), []]]));
+    await program.apply(new Map([...units(flow(1), flow(2), flow(3, on, 5001)), [networkCookie(5003), wanted()]]));
     expect(held(bridge)).toEqual(keysOf(flow(1), flow(2), flow(3), flow(4)));
     expect(bridge.flows.get(flowKey(flow(3)))).toEqual(flow(3, on, 5001));
   });

@@ -47,6 +47,10 @@ export class MemorySwitch implements Switch {
     return found;
   }
 
+  async readFlows(filter: FlowFilter, each: (flow: Flow) => void): Promise<void> {
+    (await this.dumpFlows(filter)).forEach(each);
+  }
+
   async bundle(changes: readonly FlowChange[]): Promise<void> {
     const session = this.#assertConnected();
     const { failure } = this;
