@@ -302,6 +302,14 @@ describe('a boundary that Floodlight holds', () => {
     expect((await floodlight.entries((await floodlight.switches())[0]?.datapathId ?? 0n)).size).toBe(3 + 2);
   });
 
+  it('takes a hundred flows, one call each', async () => {
+    const [cookie, flows] = network(5002, Array.from({ length: 100 }, (_, index) => index + 10));
+    const from = performance.now();
+    hand?.set(cookie, flows);
+    await floodlightHolds(103);
+    report(`a hundred flows through Floodlight's stand-in: ${(performance.now() - from).toFixed(0)} ms`);
+  });
+
   it('is left alone when nothing differs', async () => {
     const before = await ages();
     await sleep(300);
