@@ -139,10 +139,11 @@ interface Recipe {
   readonly make: () => BridgeFlows;
 }
 
-const recipe = (inputs: unknown, make: () => BridgeFlows): Recipe => ({
-  revision: createHash('sha256').update(JSON.stringify(inputs)).digest('base64'),
-  make,
-});
+function recipe(inputs: unknown, make: () => BridgeFlows): Recipe {
+  // A map would say nothing of what it holds.
+  const text = JSON.stringify(inputs, (_, value: unknown) => (value instanceof Map ? [...value] : value));
+  return { revision: createHash('sha256').update(text).digest('base64'), make };
+}
 
 /** A switch that refused or did not answer is asked again after this long; one that reconnects, at once. */
 const retryMs = 2_000;

@@ -303,7 +303,10 @@ describe('a boundary that Floodlight holds', () => {
   });
 
   it('takes a hundred flows, one call each', async () => {
-    const [cookie, flows] = network(5002, Array.from({ length: 100 }, (_, index) => index + 10));
+    const [cookie, flows] = network(
+      5002,
+      Array.from({ length: 100 }, (_, index) => index + 10),
+    );
     const from = performance.now();
     hand?.set(cookie, flows);
     await floodlightHolds(103);
