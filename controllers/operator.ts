@@ -76,6 +76,7 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
     { intervalMs: options.probeMs },
   );
   const moves = new Map<string, Move>();
+  const clearing = new Map<string, Promise<void>>();
   const placing = oneAtATime();
 
   const shared = { api, recorder, log, metrics, concurrency: options.concurrency, holdsEffects: true };
@@ -127,6 +128,7 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
         dataplane,
         store,
         moves,
+        clearing,
         enqueue: (each: VMMigration) => migrations.enqueue(each.metadata),
         log: (message, fields) => log.warn(message, fields),
         clock: () => new Date(),

@@ -1,6 +1,6 @@
-import type { FederatedVM } from '../../crds/index.js';
+import type { FederatedVM, StorageKind } from '../../crds/index.js';
 import { edgeBridge, integrationBridge } from '../common/identity.js';
-import { keys, type NetworkRecord, type VmRecord } from '../common/records.js';
+import { keys, type HostRef, type NetworkRecord } from '../common/records.js';
 import { hostKey } from '../host.js';
 import type { Check, Removal, Spot } from './finding.js';
 import { isOff, isRunning, type BridgeKey, type HostLook, type SeenPort } from './look.js';
@@ -172,9 +172,12 @@ function volumesAtOtherPlace(picture: Picture): Spot[] {
   return picture.hosts.flatMap((host) =>
     (host.volumes ?? []).flatMap(({ fuid, pool, name }): Spot[] => {
       const record = picture.machines.get(fuid)?.value;
-      const storage = record && storages.get(`${record.namespace}/${record.name}`);
+      const storage = record && (record.storage ?? storages.get(`${record.namespace}/${record.name}`));
       if (!storage || isBeingDeleted(picture, fuid) || picture.moveEnds.has(fuid)) return [];
-      const expected = diskPlaces(picture, record, storage);
+      const left = record.last?.left;
+      const [places, before] = [diskPlaces(picture, record, storage), left && diskPlaces(picture, left, left.storage)];
+      // What a move is still to delete stays its own.
+      const expected = places && [...places, ...(before ?? [])];
       if (!expected || expected.includes(`${hostKey(host)} ${pool}`)) return [];
       const detail = `in pool ${expected.map((place) => place.split(' ').reverse().join(' of ')).join(' or ')}`;
       return [{ where: hostKey(host), what: `volume ${name} in pool ${pool}`, fuid, detail }];
@@ -183,7 +186,7 @@ function volumesAtOtherPlace(picture: Picture): Spot[] {
 }
 
 /** Where a machine's volumes may be, as `site/host pool`; undefined while that can't be told. */
-function diskPlaces({ objects, byHost }: Picture, record: VmRecord, storage: Storage): string[] | undefined {
+function diskPlaces({ objects, byHost }: Picture, record: HostRef, storage: Storage): string[] | undefined {
   const site = objects.sites.find(({ metadata }) => metadata.name === record.site);
   if (!site || !byHost.get(hostKey(record))?.volumes) return undefined;
   const { local, shared } = diskPools(site, record.host);
@@ -192,25 +195,17 @@ function diskPlaces({ objects, byHost }: Picture, record: VmRecord, storage: Sto
       return [local];
     case 'Shared':
       return shared === undefined ? undefined : [shared];
+    case 'Cached':
     case 'either':
       return shared === undefined ? [local] : [local, shared];
   }
 }
 
-type Storage = 'Local' | 'Shared' | 'either';
+type Storage = StorageKind | 'either';
 
 /** A template may have changed since, and a cached disk has parts in both places. */
-function storageOf({ spec }: FederatedVM): Storage {
-  switch (spec.storage) {
-    case 'Local':
-    case 'Shared':
-      return spec.storage;
-    case 'Cached':
-      return 'either';
-    case undefined:
-      return spec.template === undefined ? 'Local' : 'either';
-  }
-}
+const storageOf = ({ spec }: FederatedVM): Storage =>
+  spec.storage ?? (spec.template === undefined ? 'Local' : 'either');
 
 function networksWithoutRecord(picture: Picture): Spot[] {
   return picture.libvirtNetworks

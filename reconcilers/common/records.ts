@@ -73,6 +73,8 @@ export const policyRecord = z.object({
 });
 export type Policy = z.infer<typeof policyRecord>;
 
+const storageKind = z.enum(['Local', 'Cached', 'Shared']);
+
 const role = z.enum(['Router', 'DHCP', 'DNS', 'LoadBalancer']);
 export type Role = z.infer<typeof role>;
 
@@ -104,10 +106,17 @@ export const vmRecord = z.object({
   phase: z.enum(['Owned', 'Moving', 'Deleting']),
   /** True from the moment its disk exists: a missing disk is then data loss to report, never one to make anew. */
   disk: z.boolean(),
+  storage: storageKind.optional().describe('what its disk is now; a move may have made it Local'),
   attempt: z.string().optional(),
-  target: hostRef.optional(),
+  target: hostRef.extend({ storage: storageKind.optional().describe('what a disk that is copied becomes') }).optional(),
   last: z
-    .object({ attempt: z.string(), moved: z.boolean(), reason: z.string(), message: z.string() })
+    .object({
+      attempt: z.string(),
+      moved: z.boolean(),
+      reason: z.string(),
+      message: z.string(),
+      left: hostRef.extend({ storage: storageKind }).optional().describe('where a disk that was copied was before'),
+    })
     .optional()
     .describe('how the latest move ended: written with the change of owner, so that it is concluded once'),
   placedFor: z.string().optional().describe('the placement last served, as site/host'),

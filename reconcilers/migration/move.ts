@@ -5,10 +5,16 @@ import type { JobStats, TypedParameters } from '../../drivers/libvirt/types.js';
 import { Transient } from '../common/errors.js';
 import { domainUuid, metadataNamespace } from '../common/identity.js';
 import { buildXml } from '../common/xml.js';
+import type { MachineVolumes } from '../vm/disk.js';
+import { diskTarget } from '../vm/domain.js';
 import type { Host, LibvirtLink } from '../host.js';
+import { withVolumes } from './relocate.js';
 
 /** Marks the domain, at whichever end, with the attempt that moves it. */
 const attemptNamespace = `${metadataNamespace}/migration`;
+
+/** How long the daemons may show nothing of a call that was made. */
+const takeUpMs = 10_000;
 
 export interface MoveRequest {
   readonly fuid: string;
@@ -16,6 +22,10 @@ export interface MoveRequest {
   readonly source: Host;
   readonly target: Host;
   readonly policy: MigrationPolicy;
+  /** Makes what the disk is copied into at the target; undefined: both ends have it from the share. */
+  readonly makeCopies: (() => Promise<MachineVolumes>) | undefined;
+  /** Whether another process may have begun the same move just before. */
+  readonly isTakenUp: boolean;
   /** Called the moment the guest runs at the target: every millisecond until then is downtime. */
   readonly onTargetRuns: () => void;
   /** Called when something happened that the reconcile should look at. */
@@ -70,6 +80,8 @@ export class Move {
     const { attempt, target, policy } = this.request;
     const mark = buildXml({ migration: { '@attempt': attempt } });
     try {
+      if (this.request.makeCopies && this.request.isTakenUp && (await this.#isUnderWay(uuid))) return;
+      const copies = await this.request.makeCopies?.();
       await connection.setDomainMetadata(
         uuid,
         mark,
@@ -78,17 +90,30 @@ export class Move {
         DOMAIN_AFFECT_LIVE | DOMAIN_AFFECT_CONFIG,
       );
       if (policy.maxDowntimeMs !== undefined) await connection.setMigrationMaxDowntime(uuid, policy.maxDowntimeMs);
-      const persistent = await connection.domainXml(
-        uuid,
-        constants.DOMAIN_XML_INACTIVE | constants.DOMAIN_XML_SECURE | constants.DOMAIN_XML_MIGRATABLE,
-      );
-      await connection.migrateToUri(uuid, peerUri(target), parameters(target, policy, persistent), flags(policy));
+      const asItMoves = constants.DOMAIN_XML_SECURE | constants.DOMAIN_XML_MIGRATABLE;
+      const [live, persistent] = await Promise.all([
+        connection.domainXml(uuid, asItMoves),
+        connection.domainXml(uuid, asItMoves | constants.DOMAIN_XML_INACTIVE),
+      ]);
+      const given = parameters(target, policy, live, persistent, copies);
+      await connection.migrateToUri(uuid, peerUri(target), given, flags(policy, copies));
     } catch (error) {
       this.#error = error;
     } finally {
       this.#settled = true;
       this.request.onChange();
     }
+  }
+
+  /**
+   * What another process has begun would lose the volumes under it if they were made anew. Its daemons show nothing for a
+   * moment after the call.
+   */
+  async #isUnderWay(uuid: string): Promise<boolean> {
+    await new Promise((resolve) => setTimeout(resolve, takeUpMs));
+    const [source, target] = [linkOf(this.request.source), linkOf(this.request.target)];
+    const [job, there] = await Promise.all([source.connection.jobStats(uuid), target.connection.lookupDomain(uuid)]);
+    return job.type === 'bounded' || job.type === 'unbounded' || there !== undefined;
   }
 }
 
@@ -104,29 +129,49 @@ function peerUri(host: Host): string {
   return uri;
 }
 
-function flags(policy: MigrationPolicy): number {
+function flags(policy: MigrationPolicy, copies: MachineVolumes | undefined): number {
   return (
     constants.MIGRATE_LIVE |
     constants.MIGRATE_PEER2PEER |
     constants.MIGRATE_PERSIST_DEST |
     constants.MIGRATE_UNDEFINE_SOURCE |
     constants.MIGRATE_ABORT_ON_ERROR |
+    // The guest's writes go to both ends, so that the copy of a disk that is written to comes to an end.
+    (copies ? constants.MIGRATE_NON_SHARED_DISK | constants.MIGRATE_NON_SHARED_SYNCHRONOUS_WRITES : 0) |
     (policy.autoConverge ? constants.MIGRATE_AUTO_CONVERGE : 0)
   );
 }
 
-function parameters(target: Host, policy: MigrationPolicy, persistentXml: string): TypedParameters {
+function parameters(
+  target: Host,
+  policy: MigrationPolicy,
+  live: string,
+  persistent: string,
+  copies: MachineVolumes | undefined,
+): TypedParameters {
   const address = target.spec.migrationAddress ?? target.spec.underlayAddress;
+  const text = (name: string, value: string) => ({ name, value: { type: 'string', value } }) as const;
+  const {
+    MIGRATE_PARAM_BANDWIDTH,
+    MIGRATE_PARAM_DEST_XML,
+    MIGRATE_PARAM_DISKS_URI,
+    MIGRATE_PARAM_MIGRATE_DISKS,
+    MIGRATE_PARAM_PERSIST_XML,
+    MIGRATE_PARAM_URI,
+  } = constants;
+  const { bandwidthMiBps } = policy;
   return [
-    { name: constants.MIGRATE_PARAM_URI, value: { type: 'string', value: `tcp://${address}` } },
-    { name: constants.MIGRATE_PARAM_PERSIST_XML, value: { type: 'string', value: persistentXml } },
-    ...(policy.bandwidthMiBps === undefined
+    text(MIGRATE_PARAM_URI, `tcp://${address}`),
+    text(MIGRATE_PARAM_PERSIST_XML, copies ? withVolumes(persistent, copies) : persistent),
+    ...(copies
+      ? [
+          text(MIGRATE_PARAM_DEST_XML, withVolumes(live, copies)),
+          text(MIGRATE_PARAM_DISKS_URI, `tcp://${address}`),
+          text(MIGRATE_PARAM_MIGRATE_DISKS, diskTarget),
+        ]
+      : []),
+    ...(bandwidthMiBps === undefined
       ? []
-      : [
-          {
-            name: constants.MIGRATE_PARAM_BANDWIDTH,
-            value: { type: 'ullong', value: BigInt(policy.bandwidthMiBps) },
-          } as const,
-        ]),
+      : [{ name: MIGRATE_PARAM_BANDWIDTH, value: { type: 'ullong', value: BigInt(bandwidthMiBps) } as const }]),
   ];
 }

@@ -1,4 +1,4 @@
-import type { FederatedVM, MigrationPhase, VMMigration, VMMigrationStatus } from '../../crds/index.js';
+import type { FederatedVM, MigrationPhase, StorageKind, VMMigration, VMMigrationStatus } from '../../crds/index.js';
 import type { KeyValueStore } from '../../drivers/consul/types.js';
 import { constants } from '../../drivers/libvirt/index.js';
 import type { JobStats } from '../../drivers/libvirt/types.js';
@@ -13,6 +13,7 @@ import {
   Waiting,
   type Interruption,
 } from '../common/errors.js';
+import { given } from '../common/given.js';
 import { domainUuid, networkUuid } from '../common/identity.js';
 import { tolerating } from '../common/libvirt.js';
 import { interrupted, type Outcome } from '../common/outcome.js';
@@ -20,11 +21,13 @@ import { keys, serialise, type HostRef, type Versioned, type VmRecord } from '..
 import type { Dataplane } from '../dataplane/dataplane.js';
 import { hostKey, type Host, type Hosts } from '../host.js';
 import type { Objects } from '../objects.js';
+import { copySizeBytes, createCopies, deleteVolumes } from '../vm/disk.js';
 import { schedule } from '../vm/schedule.js';
 import { machineSize } from '../vm/size.js';
 import { assess, type End, type Verdict } from './assess.js';
 import { linkOf, Move } from './move.js';
 import { progressOf, resultOf } from './progress.js';
+import { storageNow, targetOf, volumesAt } from './transfer.js';
 
 export interface MigrationDependencies {
   readonly objects: Objects;
@@ -34,6 +37,8 @@ export interface MigrationDependencies {
   readonly store: KeyValueStore;
   /** The moves that this process started, by attempt. Losing it loses nothing: the daemons and Consul tell the rest. */
   readonly moves: Map<string, Move>;
+  /** Disks that this process deletes just now, after a move, by fuid. */
+  readonly clearing: Map<string, Promise<void>>;
   /** Asks for a reconcile of the migration. */
   readonly enqueue: (migration: VMMigration) => void;
   readonly log: (message: string, fields: Record<string, unknown>) => void;
@@ -82,7 +87,7 @@ export async function reconcileMigration(
     )
       return await carryOn(migration, machine, fuid, record, dependencies);
     if (status.attempt !== undefined && fuid !== undefined && record)
-      return await settle(migration, fuid, record.value, dependencies);
+      return await settle(migration, fuid, record, dependencies);
     if (!machine && status.attempt !== undefined)
       return finish(migration, 'Cancelled', 'MachineDeleted', 'the machine was deleted meanwhile', dependencies);
     if (isUnwanted(migration, machine))
@@ -190,32 +195,41 @@ async function begin(
       `FederatedVM ${spec.vmName} is being moved by another VMMigration; this one follows`,
       5_000,
     );
+  if (record.value.last?.left) {
+    // Of the move before, which found the host away: this one may go back there.
+    await clearCopied(migration, fuid, record, dependencies);
+    throw new Transient('RecordChanged', 'the machine’s record changed; it is read again');
+  }
   const source = reachable(record.value, dependencies, 'source');
   const target = reachable(chooseTarget(migration, machine, record.value, dependencies), dependencies, 'target');
-  await preflight(migration, machine, fuid, record.value, source, target, dependencies);
+  const storage = storageNow(machine, record.value, dependencies);
+  const to = targetOf(migration, storage, target);
+  await preflight(migration, fuid, record.value, storage, to, source, target, dependencies);
   if (migration.status?.attempt === undefined) {
     // The intent stands in the object before anything is touched.
     const more = {
       attempt: metadata.uid,
       source: place(source),
       target: place(target),
-      storage: machine.spec.storage ?? 'Local',
+      storage: spec.storage === 'Copy' ? 'Copy' : storage,
       progressPercent: 0,
     } as const;
     const message = `preparing to move ${spec.vmName} from ${hostKey(source)} to ${hostKey(target)}`;
     return underWay(advance(migration, 'Preparing', 'Preparing', message, dependencies, more), 0);
   }
-  const moving: VmRecord = { ...record.value, phase: 'Moving', attempt: metadata.uid, target: place(target) };
+  const moving: VmRecord = { ...record.value, storage, phase: 'Moving', attempt: metadata.uid, target: to };
   if (!(await cas(fuid, moving, record.index, dependencies)))
     throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
-  startMove(migration, fuid, source, target, dependencies);
+  startMove(migration, fuid, moving, false, source, target, dependencies);
   return underWay(
-    advance(migration, 'Copying', 'Copying', `copying memory to ${hostKey(target)}`, dependencies),
+    advance(migration, 'Copying', 'Copying', `copying ${what(moving)} to ${hostKey(target)}`, dependencies),
     pollMs,
   );
 }
 
 const place = ({ site, host }: HostRef): HostRef => ({ site, host });
+
+const what = ({ target }: VmRecord): string => (target?.storage ? 'disk and memory' : 'memory');
 
 function reachable(ref: HostRef, { hosts }: MigrationDependencies, end: 'source' | 'target'): Host {
   const host = hosts.get(ref);
@@ -229,11 +243,13 @@ function reachable(ref: HostRef, { hosts }: MigrationDependencies, end: 'source'
 }
 
 function chooseTarget(
-  { spec, status }: VMMigration,
+  migration: VMMigration,
   machine: FederatedVM,
   record: VmRecord,
-  { objects, directory }: MigrationDependencies,
+  dependencies: MigrationDependencies,
 ): HostRef {
+  const { spec, status } = migration;
+  const { objects, directory } = dependencies;
   const { site, host } = spec.target;
   // Chosen once: what was written down with the intent is where it goes.
   if (status?.attempt !== undefined && status.target?.host !== undefined)
@@ -255,7 +271,10 @@ function chooseTarget(
       `spec.target.site: not all networks of ${spec.vmName} span ${site} (they share: ${sites.join(', ')}); add the site to them or name another`,
     );
   return schedule(
-    { size: machineSize(machine.spec, template?.spec), sites, site, host, needsShare: true, field: 'spec.target' },
+    {
+      ...{ size: machineSize(machine.spec, template?.spec), sites, site, host, field: 'spec.target' },
+      needsShare: targetOf(migration, storageNow(machine, record, dependencies), record)?.storage !== 'Local',
+    },
     objects,
     directory,
   );
@@ -264,26 +283,19 @@ function chooseTarget(
 /** What can be known beforehand, so that a move that can't succeed touches nothing. */
 async function preflight(
   migration: VMMigration,
-  machine: FederatedVM,
   fuid: string,
   record: VmRecord,
+  storage: StorageKind,
+  to: VmRecord['target'],
   source: Host,
   target: Host,
-  { objects, directory, dataplane }: MigrationDependencies,
+  dependencies: MigrationDependencies,
 ): Promise<void> {
+  const { directory, dataplane } = dependencies;
   const { spec } = migration;
   const uuid = domainUuid(fuid);
   if (spec.mode === 'Offline')
     throw new Failure('ModeNotSupported', 'spec.mode: Offline is not supported by this version; use Live');
-  if (spec.storage === 'Copy')
-    throw new Failure('StorageNotSupported', 'spec.storage: Copy is not supported by this version; use Auto');
-  const template = machine.spec.template === undefined ? undefined : objects.template(machine.spec.template);
-  const storage = machine.spec.storage ?? template?.spec.storage ?? 'Local';
-  if (storage !== 'Shared')
-    throw new Failure(
-      'StorageNotSupported',
-      `FederatedVM ${spec.vmName} has storage ${storage}; this version moves machines with storage: Shared`,
-    );
   const domain = linkOf(source).domains.get(uuid);
   if (domain?.state !== 'running' && domain?.state !== 'paused')
     throw new Failure(
@@ -302,10 +314,11 @@ async function preflight(
   }
   const share = (host: Host): string =>
     JSON.stringify([host.siteSpec.storage?.shared?.server, host.siteSpec.storage?.shared?.path]);
-  if (share(source) !== share(target))
+  if (to?.storage) await requireSpace(fuid, record, storage, { ...to, storage: to.storage }, dependencies);
+  else if (share(source) !== share(target))
     throw new Failure(
       'ShareDiffers',
-      `spec.target.site: ${target.site} has another storage.shared than ${source.site}; only machines on one share can move`,
+      `spec.target.site: ${target.site} has another storage.shared than ${source.site}; a machine on a share moves within it, or with spec.storage: Copy`,
     );
   for (const { network, name } of record.interfaces) {
     const vni = directory.network(network)?.value.vni;
@@ -328,9 +341,33 @@ async function preflight(
     );
 }
 
+const mebibytes = (bytes: bigint): string => `${String(bytes >> 20n)} MiB`;
+
+/** Once, before anything is touched: later the copy itself has taken the space. */
+async function requireSpace(
+  fuid: string,
+  record: VmRecord,
+  storage: StorageKind,
+  to: HostRef & { readonly storage: StorageKind },
+  dependencies: MigrationDependencies,
+): Promise<void> {
+  const [from, target] = [volumesAt(record, storage, dependencies), volumesAt(to, to.storage, dependencies)];
+  const [needed, pool] = await Promise.all([
+    trying('LibvirtFailed', `source ${hostKey(record)}`, () => copySizeBytes(fuid, from)),
+    trying('LibvirtFailed', `target ${hostKey(to)}`, () => target.via.libvirt.connection.poolInfo(target.pool)),
+  ]);
+  if (pool.availableBytes < needed)
+    throw new Failure(
+      'NoSpace',
+      `target ${hostKey(to)}: pool ${target.pool} has ${mebibytes(pool.availableBytes)} free, the disk takes ${mebibytes(needed)}; make room or name another host`,
+    );
+}
+
 function startMove(
   migration: VMMigration,
   fuid: string,
+  { site, host, storage, target: to }: VmRecord,
+  isTakenUp: boolean,
   source: Host,
   target: Host,
   dependencies: MigrationDependencies,
@@ -343,6 +380,14 @@ function startMove(
     source,
     target,
     policy: migration.spec.policy ?? {},
+    isTakenUp,
+    makeCopies:
+      to?.storage &&
+      (async () => {
+        await dependencies.clearing.get(fuid);
+        const from = volumesAt({ site, host }, storage ?? 'Local', dependencies);
+        return await createCopies(fuid, from, volumesAt(to, to.storage ?? 'Local', dependencies));
+      }),
     onTargetRuns: () => {
       void takeOver(fuid, attempt, dependencies).catch((error: unknown) => {
         dependencies.log('taking over failed, tried again by the reconcile', {
@@ -367,8 +412,9 @@ async function takeOver(fuid: string, attempt: string, dependencies: MigrationDe
   const record = moving();
   if (!record?.value.target) return;
   const { attempt: done, target, ...kept } = record.value;
-  const last = { attempt, moved: true, reason: 'Succeeded', message: '' };
-  const owned: VmRecord = { ...kept, ...target, phase: 'Owned', generation: kept.generation + 1, last };
+  const left = target.storage && { ...place(kept), storage: kept.storage ?? 'Local' };
+  const last = { attempt, moved: true, reason: 'Succeeded', message: '', ...given({ left }) };
+  const owned: VmRecord = { ...kept, ...given(target), phase: 'Owned', generation: kept.generation + 1, last };
   if (await cas(fuid, owned, record.index, dependencies)) return;
   // The event of the target's resuming and the reconcile both come here; the first one has done it.
   if (moving())
@@ -385,6 +431,11 @@ async function giveBack(
 ): Promise<Outcome<Status>> {
   const { attempt = migration.metadata.uid, target, ...kept } = value;
   const { phase, reason, message } = result;
+  // Neither end has a domain at the target: only what was copied so far is there.
+  if (target?.storage)
+    await trying('LibvirtFailed', `target ${hostKey(target)}`, () =>
+      deleteVolumes(fuid, volumesAt(target, target.storage ?? 'Local', dependencies)),
+    );
   const owned: VmRecord = { ...kept, phase: 'Owned', last: { attempt, moved: false, reason, message } };
   if (!(await cas(fuid, owned, index, dependencies)))
     throw new Transient(
@@ -451,7 +502,7 @@ async function carryOn(
   switch (verdict) {
     case 'target':
       await takeOver(fuid, uid, dependencies);
-      return await settle(migration, fuid, dependencies.directory.machine(fuid)?.value ?? record.value, dependencies);
+      return await settle(migration, fuid, dependencies.directory.machine(fuid) ?? record, dependencies);
     case 'unknown':
       return underWay(
         advance(
@@ -469,7 +520,8 @@ async function carryOn(
       const switching = job === undefined;
       const figures = job ? progressOf(job.params, migration.status ?? {}) : {};
       const phase = switching && (migration.status?.progressPercent ?? 0) > 0 ? 'SwitchingOver' : 'Copying';
-      const message = phase === 'Copying' ? `copying memory from ${from} to ${to}` : `switching over to ${to}`;
+      const message =
+        phase === 'Copying' ? `copying ${what(record.value)} from ${from} to ${to}` : `switching over to ${to}`;
       return underWay(advance(migration, phase, phase, message, dependencies, figures), pollMs);
     }
     case 'resumeTarget':
@@ -525,7 +577,7 @@ async function carryOn(
     case 'source':
       if (inFlight)
         return underWay(
-          advance(migration, 'Copying', 'Copying', `copying memory from ${from} to ${to}`, dependencies),
+          advance(migration, 'Copying', 'Copying', `copying ${what(record.value)} from ${from} to ${to}`, dependencies),
           pollMs,
         );
       return await failedOrNotBegun(migration, machine, fuid, record, move, dependencies);
@@ -558,9 +610,15 @@ async function failedOrNotBegun(
   // Taken up again after a restart of ours that hit between the record and the call, or after the daemon's.
   const target = record.value.target && reachable(record.value.target, dependencies, 'target');
   if (!target) throw new Transient('RecordDamaged', 'the record of the move names no target');
-  startMove(migration, fuid, reachable(record.value, dependencies, 'source'), target, dependencies);
+  startMove(migration, fuid, record.value, true, reachable(record.value, dependencies, 'source'), target, dependencies);
   return underWay(
-    advance(migration, 'Copying', 'Copying', `copying memory from ${from} to ${hostKey(target)}`, dependencies),
+    advance(
+      migration,
+      'Copying',
+      'Copying',
+      `copying ${what(record.value)} from ${from} to ${hostKey(target)}`,
+      dependencies,
+    ),
     pollMs,
   );
 }
@@ -597,9 +655,10 @@ async function resume(ref: HostRef | undefined, fuid: string, { hosts }: Migrati
 async function settle(
   migration: VMMigration,
   fuid: string,
-  record: VmRecord,
+  found: Versioned<VmRecord>,
   dependencies: MigrationDependencies,
 ): Promise<Outcome<Status>> {
+  const record = found.value;
   const { source } = migration.status ?? {};
   const { uid } = migration.metadata;
   if (record.last?.attempt !== uid) return await resumeOrConclude(migration, fuid, record, dependencies);
@@ -613,6 +672,7 @@ async function settle(
     return underWay(advance(migration, 'Finalizing', 'Finalizing', message, dependencies), pollMs);
   }
   await clearSource(migration, fuid, source, record, dependencies);
+  if (record.last.left) await clearCopied(migration, fuid, found, dependencies);
   const completed = move?.completed ?? (await completedAt(record, fuid, dependencies));
   const figures = completed ? resultOf(completed, migration.status ?? {}) : { progressPercent: 100 };
   const spent = figures.totalTimeMs ?? 0;
@@ -666,6 +726,44 @@ async function clearSource(
       500,
     );
   await tolerating(['NO_DOMAIN'], connection.undefineDomain(uuid, constants.DOMAIN_UNDEFINE_NVRAM));
+}
+
+/** The disk that was copied goes last of all: ownership has moved, the source is off, the target has the machine. */
+async function clearCopied(
+  { spec }: VMMigration,
+  fuid: string,
+  { value, index }: Versioned<VmRecord>,
+  dependencies: MigrationDependencies,
+): Promise<void> {
+  const { directory, clearing } = dependencies;
+  if (!value.last?.left) return;
+  const { left, ...last } = value.last;
+  const target = reachable(value, dependencies, 'target');
+  const there = await trying('LibvirtFailed', `target ${hostKey(value)}`, () =>
+    linkOf(target).connection.lookupDomain(domainUuid(fuid)),
+  );
+  if (!there)
+    throw new Waiting(
+      'MachineAtNeitherEnd',
+      `${hostKey(value)} has no domain of ${spec.vmName} any more: the disk that was copied stays until that is cleared up`,
+      10_000,
+    );
+  // Another move may be about to copy the disk back to where it is deleted: it waits for us, or we let it be.
+  if (directory.machine(fuid)?.index !== index || clearing.has(fuid))
+    throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
+  const deleted = deleteVolumes(fuid, volumesAt(left, left.storage, dependencies));
+  clearing.set(
+    fuid,
+    deleted.catch(() => undefined),
+  );
+  try {
+    await trying('LibvirtFailed', `source ${hostKey(left)}`, () => deleted);
+  } finally {
+    clearing.delete(fuid);
+  }
+  const cleared: VmRecord = { ...value, last };
+  if (!(await cas(fuid, cleared, index, dependencies)))
+    throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
 }
 
 async function completedAt(

@@ -31,6 +31,7 @@ export async function allocateMachine(
       generation: 1,
       phase: 'Owned',
       disk: false,
+      storage: plan.storage,
       placedFor: placementOf(machine),
       interfaces,
     };

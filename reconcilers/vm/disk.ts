@@ -122,7 +122,7 @@ async function createDisk({ fuid, image, storage, diskBytes }: DiskRequest, plac
   }
 }
 
-async function createSeed({ fuid, seed }: DiskRequest, place: DiskPlace): Promise<VolumeRef> {
+async function createSeed({ fuid, seed }: Pick<DiskRequest, 'fuid' | 'seed'>, place: DiskPlace): Promise<VolumeRef> {
   const { connection } = place.via.libvirt;
   const name = seedVolumeName(fuid);
   const bytes = { '@unit': 'bytes', '#text': String(seed.length) };
@@ -137,6 +137,77 @@ async function createSeed({ fuid, seed }: DiskRequest, place: DiskPlace): Promis
 // eslint-disable-next-line @typescript-eslint/require-await -- an AsyncIterable is what an upload takes
 async function* chunks(bytes: Uint8Array): AsyncIterable<Uint8Array> {
   yield bytes;
+}
+
+/**
+ * Makes what a live move copies a disk into, and copies the seed, which libvirt does not: it never changes. What an earlier try
+ * left there is made anew.
+ */
+export async function createCopies(fuid: string, from: DiskPlace, to: DiskPlace): Promise<MachineVolumes> {
+  const { connection } = to.via.libvirt;
+  const name = diskVolumeName(fuid);
+  await refuseSameStorage(fuid, from, to);
+  const { capacityBytes } = await from.via.libvirt.connection.volumeInfo(from.pool, name);
+  const capacity = { '@unit': 'bytes', '#text': String(capacityBytes) };
+  const xml = buildXml({ volume: { name, capacity, target: { format: { '@type': 'qcow2' } } } });
+  const [disk, seed] = await Promise.all([
+    anew(connection, to.pool, name, () => connection.createVolume(to.pool, xml)),
+    readVolume(from, seedVolumeName(fuid)).then((bytes) => createSeed({ fuid, seed: bytes }, to)),
+  ]);
+  return { disk: to.sourceOf(disk), seed: to.sourceOf(seed) };
+}
+
+/** Two hosts may have one folder as their pools: what is made anew at the target would be the machine's own disk. */
+async function refuseSameStorage(fuid: string, from: DiskPlace, to: DiskPlace): Promise<void> {
+  const [here, there] = [from.via.libvirt.connection, to.via.libvirt.connection];
+  await refresh(there, to.pool);
+  if (!(await there.lookupVolume(to.pool, diskVolumeName(fuid)))) return;
+  const name = `isth-${fuid}-probe`;
+  const xml = buildXml({ volume: { name, capacity: '1', target: { format: { '@type': 'raw' } } } });
+  await anew(there, to.pool, name, () => there.createVolume(to.pool, xml));
+  try {
+    await refresh(here, from.pool);
+    if (!(await here.lookupVolume(from.pool, name))) return;
+  } finally {
+    await tolerating(['NO_STORAGE_VOL'], there.deleteVolume(to.pool, name));
+  }
+  throw new Error(
+    `pool ${to.pool} of ${hostKey(to.via)} is the same storage as pool ${from.pool} of ${hostKey(from.via)}: a Local disk can't be copied onto itself; give the sites pools of their own, or use storage: Shared`,
+  );
+}
+
+/** A pool in which a volume is being made just now can't be read anew. */
+async function refresh(connection: Connection, pool: string): Promise<void> {
+  for (let tries = 20; ; tries--) {
+    try {
+      await connection.refreshPool(pool);
+      return;
+    } catch (error) {
+      if (tries === 0) throw error;
+    }
+    await new Promise((resolve) => setTimeout(resolve, 500));
+  }
+}
+
+async function readVolume({ via, pool }: DiskPlace, name: string): Promise<Uint8Array> {
+  const parts: Uint8Array[] = [];
+  for await (const part of via.libvirt.connection.downloadVolume(pool, name)) parts.push(part);
+  return Buffer.concat(parts);
+}
+
+/** What a whole copy of the disk may take: its own bytes and those of the image that it stands on, at most what the guest sees. */
+export async function copySizeBytes(fuid: string, { via, pool, imagePool }: DiskPlace): Promise<bigint> {
+  const { connection } = via.libvirt;
+  const name = diskVolumeName(fuid);
+  const [{ allocationBytes, capacityBytes }, xml] = await Promise.all([
+    connection.volumeInfo(pool, name),
+    connection.volumeXml(pool, name),
+  ]);
+  const backing = parseXml(xml)('volume', 'backingStore', 'path');
+  const images = backing === undefined ? [] : await connection.listVolumes(imagePool);
+  const image = images.find(({ key }) => key === backing);
+  const bytes = allocationBytes + (image ? (await connection.volumeInfo(imagePool, image.name)).allocationBytes : 0n);
+  return bytes < capacityBytes ? bytes : capacityBytes;
 }
 
 /** Creates a volume; one of that name is deleted first: it carries our mark and never was in use. */

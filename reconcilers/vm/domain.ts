@@ -53,8 +53,8 @@ export function domainXml(request: DomainRequest): string {
           '@namespace': request.namespace,
           '@name': request.name,
           '@definition': createHash('sha256')
-            // Not the datapath: a machine keeps what its first host gave it, wherever it moves.
-            .update(buildXml({ domain: { ...definition, devices: deviceXml({ ...request, datapath: 'system' }) } }))
+            // Not the datapath: a machine keeps what its first host gave it, wherever it moves. Nor where its disk lies.
+            .update(buildXml({ domain: { ...definition, devices: deviceXml({ ...request, ...anywhere }) } }))
             .digest('hex')
             .slice(0, 16),
         },
@@ -62,6 +62,15 @@ export function domainXml(request: DomainRequest): string {
     },
   });
 }
+
+export const diskTarget = 'vda';
+export const seedTarget = 'vdb';
+
+const anywhere = {
+  datapath: 'system',
+  disk: { kind: 'file', path: '' },
+  seed: { kind: 'file', path: '' },
+} as const;
 
 /** virtio features by which a guest leaves checksums and segmentation to the host. */
 const withoutOffloads: Xml = {
@@ -79,14 +88,14 @@ function deviceXml({ disk, seed, interfaces, datapath }: DomainRequest): Xml {
         '@device': 'disk',
         driver: { '@name': 'qemu', '@type': 'qcow2', '@cache': 'none', '@discard': 'unmap' },
         source: sourceXml(disk),
-        target: { '@dev': 'vda', '@bus': 'virtio' },
+        target: { '@dev': diskTarget, '@bus': 'virtio' },
       },
       {
         '@type': diskType(seed),
         '@device': 'disk',
         driver: { '@name': 'qemu', '@type': 'raw', '@cache': 'none' },
         source: sourceXml(seed),
-        target: { '@dev': 'vdb', '@bus': 'virtio' },
+        target: { '@dev': seedTarget, '@bus': 'virtio' },
         readonly: {},
       },
     ],
@@ -107,9 +116,9 @@ function deviceXml({ disk, seed, interfaces, datapath }: DomainRequest): Xml {
   };
 }
 
-const diskType = (source: DiskSource): string => (source.kind === 'file' ? 'file' : 'network');
+export const diskType = (source: DiskSource): string => (source.kind === 'file' ? 'file' : 'network');
 
-function sourceXml(source: DiskSource): Xml {
+export function sourceXml(source: DiskSource): Xml {
   switch (source.kind) {
     case 'file':
       return { '@file': source.path };

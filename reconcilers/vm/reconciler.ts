@@ -1,6 +1,13 @@
 import { createHash } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
-import type { FederatedNetwork, FederatedVM, FederatedVMStatus, VMMigration, VMPhase } from '../../crds/index.js';
+import type {
+  FederatedNetwork,
+  FederatedVM,
+  FederatedVMStatus,
+  StorageKind,
+  VMMigration,
+  VMPhase,
+} from '../../crds/index.js';
 import type { KeyValueStore } from '../../drivers/consul/types.js';
 import { constants } from '../../drivers/libvirt/index.js';
 import type { Connection } from '../../drivers/libvirt/types.js';
@@ -16,6 +23,7 @@ import {
   parseRecord,
   serialise,
   vmRecord,
+  type HostRef,
   type InterfaceRecord,
   type NetworkRecord,
   type Versioned,
@@ -194,7 +202,7 @@ async function ensure(
       `Site ${host.site}, where the machine is, no longer exists; create it again`,
       10_000,
     );
-  const disks = diskPlace(host, site, plan.storage, dependencies.hosts);
+  const disks = diskPlace(host, site, record.value.storage ?? plan.storage, dependencies.hosts);
   requireNetworks(record.value, host);
   const uuid = domainUuid(fuid);
   const at = `site ${host.site}, host ${host.host}`;
@@ -627,7 +635,9 @@ async function remove(machine: FederatedVM, fuid: string, dependencies: MachineD
   try {
     const holders = [...hosts.all()].filter((each) => each === host || each.qemu?.domains.has(domainUuid(fuid)));
     await Promise.all(holders.flatMap(({ qemu }) => (qemu ? [erase(domainUuid(fuid), qemu)] : [])));
-    await removeVolumes(machine, fuid, record.value.site, host, dependencies);
+    await removeVolumes(record.value.storage ?? machine.spec.storage, fuid, record.value.site, host, dependencies);
+    const left = record.value.last?.left;
+    if (left) await removeVolumes(left.storage, fuid, left.site, connected(left, dependencies), dependencies);
   } catch (error) {
     if (isInterruption(error)) return blocked(error.reason, error.message);
     const { site, host: name } = record.value;
@@ -659,9 +669,22 @@ async function erase(uuid: string, { connection }: LibvirtLink): Promise<void> {
   await tolerating(['NO_DOMAIN'], connection.undefineDomain(uuid, flags));
 }
 
-/** Where the spec leaves the storage to a template, which may have changed since, both places are looked at. */
+/** The host, to remove what a move has left there; undefined for one that is off for good. */
+function connected(ref: HostRef, dependencies: MachineDependencies): Host | undefined {
+  const { hosts } = dependencies;
+  const host = hosts.get(ref);
+  if (host?.qemu?.isConnected) return host;
+  if (hosts.inUse(ref.site)?.includes(ref.host) === false) return undefined;
+  throw new Waiting(
+    'SiteUnreachable',
+    `waiting for site ${ref.site} to answer, to remove the disk from host ${ref.host}`,
+    5_000,
+  );
+}
+
+/** Where nobody wrote down what the disk is, both places are looked at. */
 async function removeVolumes(
-  machine: FederatedVM,
+  storage: StorageKind | undefined,
   fuid: string,
   siteName: string,
   host: Host | undefined,
@@ -669,7 +692,6 @@ async function removeVolumes(
 ): Promise<void> {
   const site = objects.site(siteName);
   if (!site) return;
-  const { storage } = machine.spec;
   if (host && storage !== 'Shared') await deleteVolumes(fuid, diskPlace(host, site, 'Local', hosts));
   if (storage !== 'Local' && site.spec.storage?.shared) await deleteVolumes(fuid, sharePlace(site, hosts));
 }

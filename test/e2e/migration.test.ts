@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
-import { kinds, migrationPhases, type VMMigration } from '../../crds/index.js';
+import { kinds, migrationPhases, type StorageKind, type VMMigration } from '../../crds/index.js';
 import {
   apply,
   condition,
@@ -9,6 +9,7 @@ import {
   find,
   get,
   guest,
+  inSite,
   kubectl,
   machine,
   manifest,
@@ -35,12 +36,11 @@ const watcher = `${ns}/app-1`;
 const address = '172.16.0.20';
 
 let operator: Operator | undefined;
+/** Of the machine that the next case begins with. */
+let storage: StorageKind = 'Shared';
 
-const moverManifest = machine(mover, {
-  storage: 'Shared',
-  placement: { site: 'valencia' },
-  networks: [{ name: 'blue', address }],
-});
+const moverManifest = (): Manifest =>
+  machine(mover, { storage, placement: { site: 'valencia' }, networks: [{ name: 'blue', address }] });
 
 beforeAll(async () => {
   operator = await startOperator();
@@ -67,7 +67,7 @@ async function freshMachine(): Promise<void> {
   await eventually('the last machine is gone', async () =>
     expect(await find(kinds.FederatedVM, mover)).toBeUndefined(),
   );
-  await apply([moverManifest]);
+  await apply([moverManifest()]);
   await waitReady(kinds.FederatedVM, `--namespace=${ns}`);
   await guest(mover, 'cat /run/ready', 60_000);
   const { status } = await get(kinds.FederatedVM, watcher);
@@ -165,14 +165,14 @@ interface Moved {
 async function move(
   name: string,
   site: SiteName,
-  during: () => Promise<void> = () => Promise.resolve(),
+  { during, ...more }: Manifest & { during?: () => Promise<void> } = {},
 ): Promise<Moved> {
   const { uuid } = await identity();
   await using console = await ConsoleWatch.start(site, uuid);
   const before = await boot();
   const pings = await Pings.start(watcher, address);
-  await apply([migration(name, site)]);
-  await during();
+  await apply([migration(name, site, more)]);
+  await during?.();
   const vmig = await untilOver(name);
   const failure = (error: unknown): string => (error instanceof Error ? error.message : String(error));
   let after;
@@ -191,6 +191,16 @@ async function move(
       `downtime ${String(downtimeMs)} ms, total ${String(totalTimeMs)} ms, ${String(transferredBytes >> 20)} MiB`,
   );
   return { vmig, pings: result, before, after };
+}
+
+/** In the middle of the move; its successor leads at once. */
+async function killOperator(name: string): Promise<void> {
+  await eventually('it has begun', async () => {
+    const { status } = await get(kinds.VMMigration, `${ns}/${name}`);
+    expect(status?.phase).toBe('Copying');
+  });
+  await operator?.kill();
+  operator = await Operator.start({ leaderElect: false });
 }
 
 function expectSucceeded({ vmig, pings, before, after }: Moved, from: SiteName, to: SiteName): void {
@@ -256,14 +266,7 @@ describe('a live migration', () => {
 
   it('goes on when the operator is killed in the middle of it, and its successor concludes it', async () => {
     await despitePanics(async () => {
-      const moved = await move('orphaned', 'saopaulo', async () => {
-        await eventually('it has begun', async () => {
-          const { status } = await get(kinds.VMMigration, `${ns}/orphaned`);
-          expect(status?.phase).toBe('Copying');
-        });
-        await operator?.kill();
-        operator = await Operator.start({ leaderElect: false });
-      });
+      const moved = await move('orphaned', 'saopaulo', { during: async () => await killOperator('orphaned') });
       expect(moved.vmig.status).toMatchObject({ phase: 'Succeeded', progressPercent: 100 });
       expect(moved.after.id).toBe(moved.before.id);
       await expectOnlyAt('saopaulo');
@@ -337,4 +340,133 @@ describe('a migration that is not wanted any more', () => {
     },
     150_000,
   );
+});
+
+/** Words of the guest's on its disk, beyond what its file system has. */
+const sector = 120_000;
+async function write(words: string): Promise<void> {
+  await guest(mover, `echo ${words} | dd of=/dev/vda bs=512 seek=${String(sector)} conv=fsync,notrunc`, 20_000);
+}
+async function written(): Promise<string> {
+  const read = `dd if=/dev/vda bs=512 skip=${String(sector)} count=1 2>/dev/null | head -n 1`;
+  return (await guest(mover, `echo 3 >/proc/sys/vm/drop_caches; ${read}`, 20_000)).stdout.trim();
+}
+
+/** Where the machine's volumes are: pool and site of each. */
+async function volumes(): Promise<string[]> {
+  const { uid } = await identity();
+  const found = await Promise.all(
+    sites.flatMap((site) =>
+      ['default', 'shared'].map(async (pool) => {
+        const list = ['sh', '-c', `virsh -q pool-refresh ${pool} >/dev/null 2>&1 && virsh -q vol-list ${pool} || true`];
+        return (await inSite(site, ...list))
+          .split('\n')
+          .filter((line) => line.includes(uid))
+          .map((line) => `${/isth-[0-9a-f-]{36}-(\w+)/.exec(line)?.[1] ?? ''} ${pool} ${site}`);
+      }),
+    ),
+  );
+  return found.flat().sort();
+}
+const diskAt = (pool: string, site: SiteName): string[] => [`root ${pool} ${site}`, `seed ${pool} ${site}`];
+
+async function powerCycle(): Promise<void> {
+  const set = async (runStrategy: string): Promise<void> => {
+    await kubectl(
+      'patch',
+      'fvm',
+      'web-1',
+      `--namespace=${ns}`,
+      '--type=merge',
+      `--patch={"spec":{"runStrategy":"${runStrategy}"}}`,
+    );
+  };
+  await set('Stopped');
+  await eventually('it is off', async () => {
+    expect((await get(kinds.FederatedVM, mover)).status?.phase).toBe('Stopped');
+  });
+  await set('Running');
+  await waitReady(kinds.FederatedVM, `--namespace=${ns}`);
+  await guest(mover, 'cat /run/ready', 60_000);
+}
+
+describe('a machine with a disk of its own', () => {
+  beforeAll(() => {
+    storage = 'Local';
+  });
+  afterAll(() => {
+    storage = 'Shared';
+  });
+
+  it('takes the disk along, leaves nothing behind, and starts from it there', async () => {
+    await despitePanics(async () => {
+      await write('before');
+      const there = await move('with-disk', 'saopaulo');
+      expectSucceeded(there, 'valencia', 'saopaulo');
+      expect(there.vmig.status?.storage).toBe('Local');
+      await expectOnlyAt('saopaulo');
+      expect(await written()).toBe('before');
+      expect(await volumes()).toEqual(diskAt('default', 'saopaulo'));
+      await write('there');
+      await powerCycle();
+      expect(await written()).toBe('there');
+      const { status } = await get(kinds.FederatedVM, mover);
+      expect(status?.conditions?.map(({ type }) => type)).not.toContain('RestartRequired');
+      const back = await move('with-disk-back', 'valencia');
+      expectSucceeded(back, 'saopaulo', 'valencia');
+      expect(await written()).toBe('there');
+      expect(await volumes()).toEqual(diskAt('default', 'valencia'));
+    });
+  }, 300_000);
+
+  it('keeps it, and nothing at the target, when the move is cancelled', async () => {
+    await despitePanics(async () => {
+      await write('kept');
+      await apply([migration('unwanted', 'saopaulo', slowly)]);
+      await untilCopying('unwanted');
+      await kubectl(
+        'patch',
+        'vmig',
+        'unwanted',
+        `--namespace=${ns}`,
+        '--type=merge',
+        '--patch={"spec":{"cancel":true}}',
+      );
+      expect((await untilOver('unwanted', 30_000)).status?.phase).toBe('Cancelled');
+      await expectOnlyAt('valencia');
+      expect(await written()).toBe('kept');
+      expect(await volumes()).toEqual(diskAt('default', 'valencia'));
+    });
+  }, 200_000);
+
+  it('goes on with it when the operator is killed in the middle of it', async () => {
+    await despitePanics(async () => {
+      await write('orphaned');
+      const moved = await move('disk-orphaned', 'saopaulo', {
+        during: async () => await killOperator('disk-orphaned'),
+      });
+      expect(moved.vmig.status).toMatchObject({ phase: 'Succeeded', progressPercent: 100 });
+      expect(moved.after.id).toBe(moved.before.id);
+      await expectOnlyAt('saopaulo');
+      expect(await written()).toBe('orphaned');
+      expect(await volumes()).toEqual(diskAt('default', 'saopaulo'));
+    });
+  }, 200_000);
+});
+
+describe('a machine on the share', () => {
+  it('leaves it when that is asked for', async () => {
+    await despitePanics(async () => {
+      await write('shared');
+      expect(await volumes()).toEqual(diskAt('shared', 'valencia'));
+      const moved = await move('off-the-share', 'saopaulo', { storage: 'Copy' });
+      expectSucceeded(moved, 'valencia', 'saopaulo');
+      expect(moved.vmig.status?.storage).toBe('Copy');
+      await expectOnlyAt('saopaulo');
+      expect(await written()).toBe('shared');
+      expect(await volumes()).toEqual(diskAt('default', 'saopaulo'));
+      await remove(kinds.FederatedVM, mover);
+      await eventually('it is gone', async () => expect(await find(kinds.FederatedVM, mover)).toBeUndefined());
+    });
+  }, 200_000);
 });

@@ -87,7 +87,6 @@ describe('the XML of a domain', () => {
   const changes: readonly { reason: string; change: Partial<DomainRequest> }[] = [
     { reason: 'its size', change: { size: { ...request.size, vcpus: 3 } } },
     { reason: 'its memory', change: { size: { ...request.size, memoryBytes: 1n } } },
-    { reason: 'its disk', change: { disk: { kind: 'file', path: '/other' } } },
     { reason: 'an interface more', change: { interfaces: [...request.interfaces, ...(nic ? [{ ...nic, id: 'b' }] : [])] } },
     { reason: 'an MTU', change: { interfaces: nic ? [{ ...nic, mtu: 1400 }] : [] } },
   ]; // prettier-ignore
@@ -95,6 +94,16 @@ describe('the XML of a domain', () => {
     expect(domainXml({ ...request })).toBe(domainXml(request));
     expect(definition({ ...request, ...change })).not.toBe(definition(request));
     expect(definition(request)).toMatch(/^[0-9a-f]{16}$/);
+  });
+
+  const places: readonly { reason: string; change: Partial<DomainRequest> }[] = [
+    { reason: 'where its disk lies', change: { disk: { kind: 'file', path: '/other' } } },
+    { reason: 'where its seed lies', change: { seed: { kind: 'nfs', server: 'other', path: '/other' } } },
+    { reason: 'the switch of its host', change: { datapath: 'netdev' } },
+  ];
+  it.each(places)('is the same whatever a move changes: $reason', ({ change }) => {
+    expect(domainXml({ ...request, ...change })).not.toBe(domainXml(request));
+    expect(definition({ ...request, ...change })).toBe(definition(request));
   });
 
   it('holds names of any text as text', () => {

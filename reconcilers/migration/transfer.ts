@@ -1,0 +1,33 @@
+import type { FederatedVM, StorageKind, VMMigration } from '../../crds/index.js';
+import { Waiting } from '../common/errors.js';
+import { given } from '../common/given.js';
+import type { HostRef, VmRecord } from '../common/records.js';
+import { hostKey, type Hosts } from '../host.js';
+import type { Objects } from '../objects.js';
+import { diskPlace, type DiskPlace } from '../vm/disk.js';
+
+interface TransferDependencies {
+  readonly objects: Objects;
+  readonly hosts: Hosts;
+}
+
+/** What the machine's disk is now. */
+export function storageNow(machine: FederatedVM, record: VmRecord, { objects }: TransferDependencies): StorageKind {
+  const template = machine.spec.template === undefined ? undefined : objects.template(machine.spec.template);
+  return record.storage ?? machine.spec.storage ?? template?.spec.storage ?? 'Local';
+}
+
+/** Where the disk goes; with what it becomes there if it is copied: a shared one stays where it is, unless that is asked for. */
+export const targetOf = ({ spec }: VMMigration, storage: StorageKind, { site, host }: HostRef): VmRecord['target'] => ({
+  ...{ site, host },
+  ...given({ storage: storage === 'Local' || spec.storage === 'Copy' ? ('Local' as const) : undefined }),
+});
+
+/** The volumes' place at one end of a move. Throws Waiting while the end, or the host that serves its share, is not there. */
+export function volumesAt(ref: HostRef, storage: StorageKind, { objects, hosts }: TransferDependencies): DiskPlace {
+  const site = objects.site(ref.site);
+  const host = hosts.get(ref);
+  if (!site || !host)
+    throw new Waiting('SiteUnreachable', `${hostKey(ref)}, where volumes of the machine are, is not connected`, 5_000);
+  return diskPlace(host, site, storage, hosts);
+}

@@ -1,0 +1,76 @@
+import { describe, expect, it } from '@jest/globals';
+import { parseXml } from '../../../reconcilers/common/xml.js';
+import { withVolumes } from '../../../reconcilers/migration/relocate.js';
+import type { MachineVolumes } from '../../../reconcilers/vm/disk.js';
+
+const copies: MachineVolumes = {
+  disk: { kind: 'file', path: "/pool/o'neill & sons/root.qcow2" },
+  seed: { kind: 'file', path: '/pool/$&/seed.iso' },
+};
+const seed = `<disk type='file' device='disk'>
+      <driver name='qemu' type='raw' cache='none'/>
+      <source file='/var/lib/libvirt/images/isth-1-seed.iso' index='1'/>
+      <backingStore/>
+      <target dev='vdb' bus='virtio'/>
+      <readonly/>
+    </disk>`;
+const other = `<disk type='file' device='cdrom'><source file='/else'/><target dev='sda' bus='sata'/></disk>`;
+const domain = (disk: string): string =>
+  `<domain type='kvm'><name>isth-web</name><devices>\n    ${disk}\n    ${seed}\n    ${other}\n    <interface type='network'><source network='isth-blue'/><target dev='vnet3'/></interface></devices></domain>`;
+
+const disks = [
+  {
+    reason: 'a file on an image, as libvirt shows a running one',
+    disk: `<disk type='file' device='disk'>
+      <driver name='qemu' type='qcow2' cache='none' discard='unmap'/>
+      <source file='/var/lib/libvirt/images/isth-1-root.qcow2' index='2'/>
+      <backingStore type='file' index='3'>
+        <format type='qcow2'/>
+        <source file='/images/debian.qcow2'/>
+        <backingStore/>
+      </backingStore>
+      <target dev='vda' bus='virtio'/>
+      <alias name='virtio-disk0'/>
+      <address type='pci' domain='0x0000' bus='0x04' slot='0x00' function='0x0'/>
+    </disk>`,
+  },
+  {
+    reason: 'one on the share',
+    disk: `<disk type='network' device='disk'>
+      <driver name='qemu' type='qcow2' cache='none' discard='unmap'/>
+      <source protocol='nfs' name='/nfs/isth-1-root.qcow2' index='2'>
+        <host name='198.51.100.11'/>
+        <identity user='0' group='0'/>
+      </source>
+      <backingStore/>
+      <target dev='vda' bus='virtio'/>
+      <alias name='virtio-disk0'/>
+      <address type='pci' domain='0x0000' bus='0x04' slot='0x00' function='0x0'/>
+    </disk>`,
+  },
+];
+
+describe('a definition for the target of a move', () => {
+  it.each(disks)('has disk and seed at their new place: $reason', ({ disk }) => {
+    const moved = withVolumes(domain(disk), copies);
+    const at = parseXml(moved);
+    expect(at('domain', 'devices', 'disk', '@type')).toBe('file');
+    expect(at('domain', 'devices', 'disk', 'source', '@file')).toContain('neill');
+    expect(moved).toContain('file="/pool/$&amp;/seed.iso"');
+    expect(moved).not.toContain('backingStore');
+    expect(moved).not.toMatch(/isth-1-(root|seed)|debian|nfs/);
+  });
+
+  it.each(disks)('leaves all else as it is: $reason', ({ disk }) => {
+    const moved = withVolumes(domain(disk), copies);
+    expect(moved).toContain(other);
+    expect(moved).toContain("<interface type='network'><source network='isth-blue'/><target dev='vnet3'/></interface>");
+    expect(moved).toContain("<address type='pci' domain='0x0000' bus='0x04' slot='0x00' function='0x0'/>");
+    expect(moved).toContain("<driver name='qemu' type='qcow2' cache='none' discard='unmap'/>");
+    expect(moved.match(/<disk\b/g)).toHaveLength(3);
+  });
+
+  it('is refused for a domain without our disks', () => {
+    expect(() => withVolumes(`<domain><devices>${other}</devices></domain>`, copies)).toThrow('no disk vda and vdb');
+  });
+});
