@@ -21,7 +21,7 @@ import { keys, serialise, type HostRef, type Versioned, type VmRecord } from '..
 import type { Dataplane } from '../dataplane/dataplane.js';
 import { hostKey, type Host, type Hosts } from '../host.js';
 import type { Objects } from '../objects.js';
-import { copySizeBytes, createCopies, deleteVolumes } from '../vm/disk.js';
+import { copySizeBytes, createCopies, deleteCopies } from '../vm/disk.js';
 import { schedule } from '../vm/schedule.js';
 import { machineSize } from '../vm/size.js';
 import { assess, type End, type Verdict } from './assess.js';
@@ -432,10 +432,11 @@ async function giveBack(
   const { attempt = migration.metadata.uid, target, ...kept } = value;
   const { phase, reason, message } = result;
   // Neither end has a domain at the target: only what was copied so far is there.
-  if (target?.storage)
-    await trying('LibvirtFailed', `target ${hostKey(target)}`, () =>
-      deleteVolumes(fuid, volumesAt(target, target.storage ?? 'Local', dependencies)),
-    );
+  if (target?.storage) {
+    const copies = volumesAt(target, target.storage, dependencies);
+    const kept = volumesAt(value, value.storage ?? 'Local', dependencies);
+    await trying('LibvirtFailed', `target ${hostKey(target)}`, () => deleteCopies(fuid, copies, kept));
+  }
   const owned: VmRecord = { ...kept, phase: 'Owned', last: { attempt, moved: false, reason, message } };
   if (!(await cas(fuid, owned, index, dependencies)))
     throw new Transient(
@@ -751,7 +752,8 @@ async function clearCopied(
   // Another move may be about to copy the disk back to where it is deleted: it waits for us, or we let it be.
   if (directory.machine(fuid)?.index !== index || clearing.has(fuid))
     throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
-  const deleted = deleteVolumes(fuid, volumesAt(left, left.storage, dependencies));
+  const kept = volumesAt(value, value.storage ?? 'Local', dependencies);
+  const deleted = deleteCopies(fuid, volumesAt(left, left.storage, dependencies), kept);
   clearing.set(
     fuid,
     deleted.catch(() => undefined),

@@ -146,7 +146,10 @@ async function* chunks(bytes: Uint8Array): AsyncIterable<Uint8Array> {
 export async function createCopies(fuid: string, from: DiskPlace, to: DiskPlace): Promise<MachineVolumes> {
   const { connection } = to.via.libvirt;
   const name = diskVolumeName(fuid);
-  await refuseSameStorage(fuid, from, to);
+  if (await isSameStorage(fuid, from, to))
+    throw new Error(
+      `pool ${to.pool} of ${hostKey(to.via)} is the same storage as pool ${from.pool} of ${hostKey(from.via)}: a disk can't be copied onto itself; give the hosts pools of their own, or use storage: Shared`,
+    );
   const { capacityBytes } = await from.via.libvirt.connection.volumeInfo(from.pool, name);
   const capacity = { '@unit': 'bytes', '#text': String(capacityBytes) };
   const xml = buildXml({ volume: { name, capacity, target: { format: { '@type': 'qcow2' } } } });
@@ -157,23 +160,25 @@ export async function createCopies(fuid: string, from: DiskPlace, to: DiskPlace)
   return { disk: to.sourceOf(disk), seed: to.sourceOf(seed) };
 }
 
-/** Two hosts may have one folder as their pools: what is made anew at the target would be the machine's own disk. */
-async function refuseSameStorage(fuid: string, from: DiskPlace, to: DiskPlace): Promise<void> {
-  const [here, there] = [from.via.libvirt.connection, to.via.libvirt.connection];
-  await refresh(there, to.pool);
-  if (!(await there.lookupVolume(to.pool, diskVolumeName(fuid)))) return;
+/** Deletes one of two copies of a machine's volumes: not if it is the other. */
+export async function deleteCopies(fuid: string, copies: DiskPlace, kept: DiskPlace): Promise<void> {
+  if (!(await isSameStorage(fuid, kept, copies))) await deleteVolumes(fuid, copies);
+}
+
+/** Two hosts may have one folder as their pools: the disk that one sees there is then the disk of the other. */
+async function isSameStorage(fuid: string, one: DiskPlace, other: DiskPlace): Promise<boolean> {
+  const [here, there] = [one.via.libvirt.connection, other.via.libvirt.connection];
+  await refresh(there, other.pool);
+  if (!(await there.lookupVolume(other.pool, diskVolumeName(fuid)))) return false;
   const name = `isth-${fuid}-probe`;
   const xml = buildXml({ volume: { name, capacity: '1', target: { format: { '@type': 'raw' } } } });
-  await anew(there, to.pool, name, () => there.createVolume(to.pool, xml));
+  await anew(there, other.pool, name, () => there.createVolume(other.pool, xml));
   try {
-    await refresh(here, from.pool);
-    if (!(await here.lookupVolume(from.pool, name))) return;
+    await refresh(here, one.pool);
+    return (await here.lookupVolume(one.pool, name)) !== undefined;
   } finally {
-    await tolerating(['NO_STORAGE_VOL'], there.deleteVolume(to.pool, name));
+    await tolerating(['NO_STORAGE_VOL'], there.deleteVolume(other.pool, name));
   }
-  throw new Error(
-    `pool ${to.pool} of ${hostKey(to.via)} is the same storage as pool ${from.pool} of ${hostKey(from.via)}: a Local disk can't be copied onto itself; give the sites pools of their own, or use storage: Shared`,
-  );
 }
 
 /** A pool in which a volume is being made just now can't be read anew. */

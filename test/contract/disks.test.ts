@@ -1,0 +1,114 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { randomBytes, randomUUID } from 'node:crypto';
+import { mkdir, symlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { connect, type Connection } from '../../drivers/libvirt/index.js';
+import { diskVolumeName, seedVolumeName } from '../../reconcilers/common/identity.js';
+import type { Host } from '../../reconcilers/host.js';
+import { copySizeBytes, createCopies, createVolumes, deleteCopies, type DiskPlace } from '../../reconcilers/vm/disk.js';
+import { startLibvirtd, type Libvirtd } from '../support/libvirtd.js';
+
+const capacity = 8n << 20n;
+let daemon: Libvirtd;
+let connection: Connection;
+
+/** The pools of two hosts; the same folder by two names stands for storage that both have. */
+beforeAll(async () => {
+  daemon = await startLibvirtd();
+  connection = await connect(daemon.uri('qemu', 'unix'));
+  for (const name of ['images', 'source', 'target']) await mkdir(join(daemon.directory, name));
+  await symlink(join(daemon.directory, 'source'), join(daemon.directory, 'alias'));
+  for (const name of ['images', 'source', 'target', 'alias']) {
+    const path = join(daemon.directory, name);
+    await connection.definePool(`<pool type='dir'><name>${name}</name><target><path>${path}</path></target></pool>`);
+    await connection.startPool(name);
+  }
+  const size = `<capacity>${String(capacity)}</capacity><allocation>${String(capacity)}</allocation>`;
+  await connection.createVolume('images', `<volume><name>tiny</name>${size}</volume>`);
+});
+
+afterAll(async () => {
+  await connection.close();
+  await daemon.stop();
+});
+
+const place = (pool: string): DiskPlace => ({
+  via: { site: 'here', host: pool, libvirt: { connection } } as unknown as Host,
+  pool,
+  imagePool: 'images',
+  sourceOf: ({ key }) => ({ kind: 'file', path: key }),
+});
+
+const names = async (pool: string): Promise<string[]> => {
+  await connection.refreshPool(pool);
+  return (await connection.listVolumes(pool))
+    .map(({ name }) => name)
+    .filter((name) => name.includes(fuid))
+    .sort();
+};
+async function bytes(pool: string, name: string): Promise<Buffer> {
+  const parts: Uint8Array[] = [];
+  for await (const part of connection.downloadVolume(pool, name)) parts.push(part);
+  return Buffer.concat(parts);
+}
+
+let fuid: string;
+let source: DiskPlace;
+let target: DiskPlace;
+let seed: Buffer;
+
+beforeEach(async () => {
+  fuid = randomUUID();
+  source = place('source');
+  target = place('target');
+  seed = randomBytes(100_000);
+  await createVolumes({ fuid, image: 'tiny', storage: 'Local', diskBytes: 2n * capacity, seed }, source);
+});
+
+describe('what a disk is copied into at the target of a move', () => {
+  it('is as large as the disk, with a seed that is the same', async () => {
+    const copies = await createCopies(fuid, source, target);
+    expect(copies.disk).toEqual({ kind: 'file', path: join(daemon.directory, 'target', diskVolumeName(fuid)) });
+    expect((await connection.volumeInfo('target', diskVolumeName(fuid))).capacityBytes).toBe(2n * capacity);
+    expect((await bytes('target', seedVolumeName(fuid))).equals(seed)).toBe(true);
+    expect(await connection.volumeXml('target', diskVolumeName(fuid))).not.toContain('backingStore');
+  });
+
+  it('is made anew where an earlier try left something', async () => {
+    await createCopies(fuid, source, target);
+    await connection.resizeVolume('target', diskVolumeName(fuid), 4n * capacity);
+    await createCopies(fuid, source, target);
+    expect((await connection.volumeInfo('target', diskVolumeName(fuid))).capacityBytes).toBe(2n * capacity);
+    expect(await names('target')).toEqual([diskVolumeName(fuid), seedVolumeName(fuid)]);
+  });
+
+  it('is never the disk itself: hosts that have one storage are told apart from those that do not', async () => {
+    const before = await bytes('source', diskVolumeName(fuid));
+    await expect(createCopies(fuid, source, place('alias'))).rejects.toThrow(
+      'pool alias of here/alias is the same storage as pool source of here/source',
+    );
+    expect((await bytes('source', diskVolumeName(fuid))).equals(before)).toBe(true);
+    expect((await bytes('source', seedVolumeName(fuid))).equals(seed)).toBe(true);
+    // What a move that was given up clears away is not the disk either.
+    await deleteCopies(fuid, place('alias'), source);
+    expect(await names('alias')).toEqual([diskVolumeName(fuid), seedVolumeName(fuid)]);
+  });
+});
+
+describe('what a move that was given up clears away', () => {
+  it('is the copies, and the machine keeps its own', async () => {
+    await createCopies(fuid, source, target);
+    await deleteCopies(fuid, target, source);
+    expect(await names('target')).toEqual([]);
+    expect(await names('source')).toEqual([diskVolumeName(fuid), seedVolumeName(fuid)]);
+  });
+});
+
+describe('the space that a whole copy may take', () => {
+  it('is that of the disk and of the image that it stands on', async () => {
+    const own = (await connection.volumeInfo('source', diskVolumeName(fuid))).allocationBytes;
+    const size = await copySizeBytes(fuid, source);
+    expect(size).toBeGreaterThanOrEqual(capacity + own);
+    expect(size).toBeLessThanOrEqual(2n * capacity);
+  });
+});
