@@ -22,7 +22,9 @@ const libvirtUri = z
 const ovsEndpoint = z
   .string()
   .max(256)
-  .regex(/^((tcp|ssl):[A-Za-z0-9.-]+:[0-9]{1,5}|unix:\/[^\s]+)$/);
+  .regex(
+    /^((tcp|ssl):[A-Za-z0-9.-]+:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])|unix:\/[^\s]+)$/,
+  );
 
 const httpUrl = z
   .string()

@@ -7,6 +7,7 @@ import { openSwitch } from '../../drivers/openflow/index.js';
 import type { Switch } from '../../drivers/openflow/types.js';
 import { openOvsdb } from '../../drivers/ovsdb/index.js';
 import type { Ovsdb } from '../../drivers/ovsdb/types.js';
+import { messageOf } from '../../reconcilers/common/errors.js';
 import { hostKey, type Host, type Hosts } from '../../reconcilers/host.js';
 import type { HostRef } from '../../reconcilers/common/records.js';
 import type { ReadSecret } from '../../reconcilers/objects.js';
@@ -105,9 +106,14 @@ export class HostPool implements Hosts {
     if (!site) return;
     for (const [key, spec] of wanted) {
       if (this.#open.has(key)) continue;
-      const host = new OpenHost(name, spec, site.spec, tls ?? undefined);
-      this.#open.set(key, host);
-      this.#added.next(host);
+      try {
+        const host = new OpenHost(name, spec, site.spec, tls ?? undefined);
+        this.#open.set(key, host);
+        this.#added.next(host);
+      } catch (error) {
+        // An end point that can't be parsed: the site's other hosts are opened.
+        this.#problems.set(name, `spec.hosts: host ${spec.name}: ${messageOf(error)}`);
+      }
     }
   }
 
@@ -156,13 +162,23 @@ class OpenHost implements Host {
     this.#endpoints = endpointsOf(spec, siteSpec, tls);
     const options = tls ? { tls } : {};
     const { libvirt, ovs } = spec;
-    this.qemu = libvirt.qemu === undefined ? undefined : new Link(libvirt.qemu, tls);
-    this.lxc = libvirt.lxc === undefined ? undefined : new Link(libvirt.lxc, tls);
-    this.ovsdb = openOvsdb(ovs.ovsdb, monitoredTables, options);
-    this.int = openSwitch(ovs.openflow.int, options);
-    this.edge = openSwitch(ovs.openflow.edge, options);
     const url = siteSpec.sdnController?.url;
-    this.floodlight = url === undefined ? undefined : openFloodlight(url);
+    const opened: { close(): Promise<void> }[] = [];
+    const open = <T extends { close(): Promise<void> }>(each: T): T => {
+      opened.push(each);
+      return each;
+    };
+    try {
+      this.floodlight = url === undefined ? undefined : open(openFloodlight(url));
+      this.ovsdb = open(openOvsdb(ovs.ovsdb, monitoredTables, options));
+      this.int = open(openSwitch(ovs.openflow.int, options));
+      this.edge = open(openSwitch(ovs.openflow.edge, options));
+      this.qemu = libvirt.qemu === undefined ? undefined : open(new Link(libvirt.qemu, tls));
+      this.lxc = libvirt.lxc === undefined ? undefined : open(new Link(libvirt.lxc, tls));
+    } catch (error) {
+      for (const each of opened) void each.close();
+      throw error;
+    }
   }
 
   get libvirt(): Link {

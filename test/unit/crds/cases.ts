@@ -227,6 +227,19 @@ const sites: Case[] = [
     spec: hostWith({ ovs: { ...host.ovs, ovsdb: 'ssl:198.51.100.11' } }),
     ...refused('spec.hosts[0].ovs.ovsdb'),
   },
+  ...['0', '65536', '66555'].map((port) => ({
+    name: `an end point with port ${port}`,
+    reason: 'no host has such a port; it can never be connected to',
+    kind: 'Site' as const,
+    spec: hostWith({ ovs: { ...host.ovs, ovsdb: `ssl:198.51.100.11:${port}` } }),
+    ...refused('spec.hosts[0].ovs.ovsdb'),
+  })),
+  {
+    name: 'an end point with port 65535',
+    reason: 'the last one that there is',
+    kind: 'Site',
+    spec: hostWith({ ovs: { ...host.ovs, ovsdb: 'ssl:198.51.100.11:65535' } }),
+  },
   {
     name: 'one listener for both bridges',
     reason: 'one port cannot serve two bridges',
