@@ -23,6 +23,8 @@ import { leavingHosts, membersOf, type Members } from './members.js';
 export class Roster {
   readonly #view: View;
   readonly #records = new Map<string, Versioned<SiteRecord> | Interruption>();
+  /** The hosts of each site as its record had them when it could be read last. */
+  readonly #readable = new Map<string, readonly SiteHost[]>();
   readonly #changes = new Subject<readonly string[]>();
   readonly #subscription;
 
@@ -90,7 +92,7 @@ export class Roster {
   /** Every host of every Site that is not off, one on its way out too: its machines talk until they are gone. */
   peers(): Peer[] {
     return [...this.objects.sites()].flatMap((site) => {
-      const { staying, leaving } = this.of(site);
+      const { staying, leaving } = membersOf(site.spec.hosts, this.#lastKnown(site.metadata.name), this.#occupied());
       return [...staying, ...leaving].map(({ name, underlayAddress }) => ({
         site: site.metadata.name,
         host: name,
@@ -111,15 +113,23 @@ export class Roster {
     return record;
   }
 
+  /** What the other sites go by: a record that can't be read is a matter of its own site. */
+  #lastKnown(site: string): readonly SiteHost[] {
+    return this.#readable.get(site) ?? [];
+  }
+
   #take(key: string): void {
     const site = key.slice(prefixes.site.length);
     const entry = this.#view.get(key);
     if (!entry) {
       this.#records.delete(site);
+      this.#readable.delete(site);
       return;
     }
     try {
-      this.#records.set(site, parseRecord(siteRecord, entry));
+      const record = parseRecord(siteRecord, entry);
+      this.#records.set(site, record);
+      this.#readable.set(site, record.value.hosts);
     } catch (error) {
       if (!isInterruption(error)) throw error;
       this.#records.set(site, error);
@@ -129,7 +139,7 @@ export class Roster {
   #occupied(): Map<string, string> {
     return new Map(
       [...this.objects.sites()].flatMap(({ metadata: { name }, spec }) =>
-        leavingHosts(spec.hosts, this.#record(name)?.value.hosts ?? []).map((host): [string, string] => [
+        leavingHosts(spec.hosts, this.#lastKnown(name)).map((host): [string, string] => [
           host.underlayAddress,
           `${name}/${host.name}`,
         ]),

@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
-import { NEVER } from 'rxjs';
+import { firstValueFrom, NEVER } from 'rxjs';
 import type { Site } from '../../crds/index.js';
 import { connectConsul } from '../../drivers/consul/index.js';
 import type { KeyValueStore, View } from '../../drivers/consul/types.js';
@@ -135,11 +135,24 @@ describe('the record of a site’s hosts', () => {
     expect(await recorded()).toEqual(['a']);
   });
 
-  it('that is damaged stops everything that hangs on it', async () => {
+  it('that is damaged stops its own site, and no other', async () => {
     await connect().transact([{ verb: 'set', key: keys.site('lisbon'), value: '{"hosts": 1}' }]);
-    const roster = await rosterFor(both);
+    const other = siteObject('valencia', { hosts: [host('a', 11)] });
+    const roster = await rosterFor(both, other);
     expect(await refusal(() => roster.take(both))).toBe('RecordDamaged');
-    expect(await refusal(() => roster.peers())).toBe('RecordDamaged');
+    expect(await refusal(() => roster.recorded(both))).toBe('RecordDamaged');
     expect(await connect().get(keys.site('lisbon'))).toMatchObject({ value: '{"hosts": 1}' });
+    expect(names(roster.of(other))).toEqual({ staying: ['a'], leaving: [] });
+    expect(roster.peers().map((peer) => `${peer.site}/${peer.host}`)).toEqual(['lisbon/a', 'lisbon/b', 'valencia/a']);
+  });
+
+  it('that gets damaged leaves the others the hosts that it had, one on its way out too', async () => {
+    await (await rosterFor(both)).take(both);
+    const roster = await rosterFor(alone);
+    const damaged = firstValueFrom(roster.changes);
+    await connect().transact([{ verb: 'set', key: keys.site('lisbon'), value: '' }]);
+    await damaged;
+    expect(await refusal(() => roster.of(alone))).toBe('RecordDamaged');
+    expect(roster.peers().map(({ host: name }) => name)).toEqual(['a', 'b']);
   });
 });
