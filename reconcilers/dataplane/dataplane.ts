@@ -147,7 +147,10 @@ function recipe(inputs: unknown, make: () => BridgeFlows): Recipe {
 
 /** A switch that refused or did not answer is asked again after this long; one that reconnects, at once. */
 const retryMs = 2_000;
-/** Units of one pass: the flows of a thousand at once would fill memory, and keep waiting who asks for one. */
+/**
+ * Units of one pass: the flows of a thousand at once would fill memory, and keep waiting who asks for one. A Floodlight takes
+ * over all or nothing.
+ */
 const passUnits = 100;
 
 interface Waiter {
@@ -170,6 +173,8 @@ class HostDataplane {
   #error: string | undefined;
   #hasMeter = true;
   readonly #failed = new Set<Unit>();
+  /** Whether there may be flows of a Floodlight that the site no longer has. */
+  #mayBeLeft = false;
   #retry: NodeJS.Timeout | undefined;
   readonly #subscription;
 
@@ -261,6 +266,11 @@ class HostDataplane {
       if (this.#error !== undefined && this.#isConnected) this.#retryLater(units);
       for (const { vni, resolve } of waiters) resolve(this.#outcome(vni, this.#error));
       this.#tellOf(units, new Set(waiters.map(({ vni }) => vni)));
+      if (units.has('bridge')) this.#mayBeLeft = !this.#floodlight;
+      if (!this.#mayBeLeft || this.#error !== undefined || this.#failed.size + this.#dirty.size > 0) continue;
+      // A Floodlight that has left its work to BuiltIn, which has laid everything now.
+      this.#mayBeLeft = false;
+      await removeFloodlight(this.host.edge).catch(() => undefined);
     }
     this.#running = false;
   }
@@ -269,7 +279,7 @@ class HostDataplane {
   #next(): Set<Unit> {
     const units = new Set<Unit>();
     for (const unit of [...this.#waiters.map(({ vni }) => vni), ...this.#dirty]) {
-      if (units.size === passUnits) break;
+      if (units.size === passUnits && !this.#floodlight) break;
       if (this.#dirty.delete(unit)) units.add(unit);
     }
     return units;
@@ -291,6 +301,7 @@ class HostDataplane {
   async #pass(units: ReadonlySet<Unit>): Promise<string | undefined> {
     const { int, edge } = this.#programs;
     const loaded = await Promise.allSettled([int.load(), edge.load()]);
+    const intIsKnown = loaded[0].status === 'fulfilled';
     // While Consul is away, what is not seen may exist.
     if (units.has('bridge') && this.directory.current && this.directory.isSound)
       for (const vni of this.#orphans()) if (!units.has(vni)) this.#dirty.add(vni);
@@ -311,11 +322,10 @@ class HostDataplane {
     } catch (error) {
       return this.#failure(error);
     }
-    const applied = await Promise.allSettled([int.apply(wanted.int), edge.apply(wanted.edge)]);
+    // Which ports are new, a bridge that could not be read does not tell: their connections would not be forgotten.
+    const applied = await Promise.allSettled([intIsKnown ? int.apply(wanted.int) : undefined, edge.apply(wanted.edge)]);
     const failed = [...loaded, ...applied].find((result) => result.status === 'rejected');
     if (failed) return this.#failure(failed.reason);
-    // A Floodlight that has left its work to BuiltIn.
-    if (units.has('bridge') && !this.#floodlight) await removeFloodlight(this.host.edge).catch(() => undefined);
     return undefined;
   }
 

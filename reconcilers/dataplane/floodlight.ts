@@ -161,7 +161,10 @@ export class FloodlightBoundary implements SdnController {
         flows: guarded(cookie, flows, 2),
       }));
       await this.#standIn.apply(new Map(withGuard.map((unit) => [unit.cookie, unit])));
-      if (!this.#isReady) return;
+      if (!this.#isReady) {
+        await this.#overrule(wanted);
+        return;
+      }
     }
     if (!this.#isReady) {
       // Nothing to say to it is nothing that could fail.
@@ -173,6 +176,22 @@ export class FloodlightBoundary implements SdnController {
     await this.#takeOver(wanted);
   }
 
+  /** Floodlight's flows stand above the stand-in's: those that say something else are taken off while it can't be told. */
+  async #overrule(wanted: ReadonlyMap<bigint, Wanted>): Promise<void> {
+    const datapathId = this.#datapathId;
+    if (datapathId === undefined) return;
+    const flows = await this.#known();
+    const stale = [...wanted]
+      .flatMap(([cookie, unit]) => [...entriesOf(datapathId, cookie, unit.flows).values()])
+      .flatMap((entry) => {
+        const found = flows.get(flowKey(entry));
+        return found === undefined || isSame(found, entry) ? [] : [found];
+      });
+    if (stale.length === 0) return;
+    await this.bridge.bundle(stale.map((flow) => ({ kind: 'remove', flow })));
+    for (const flow of stale) flows.delete(flowKey(flow));
+  }
+
   get #isReady(): boolean {
     return this.#state.isFit === true && this.#isSettled;
   }
@@ -180,9 +199,9 @@ export class FloodlightBoundary implements SdnController {
   /** A boundary that another process of ours has handed over is not taken back: Floodlight's guard tells. */
   async #recognise(): Promise<void> {
     if (this.#isRecognised) return;
+    const flows = await this.#known();
     this.#isRecognised = true;
     if ([...this.#standIn.cookies()].length > 0) return;
-    const flows = await this.#known();
     if (guard(2 + offset).every((flow) => flows.has(flowKey(flow)))) this.#pending = undefined;
   }
 
@@ -299,6 +318,8 @@ export class FloodlightBoundary implements SdnController {
     try {
       await this.#look();
     } catch (error) {
+      // What it is told now would only wait for its time to be up.
+      this.#unsettle();
       this.#state = {
         isFit: before.isFit,
         problem: {

@@ -408,6 +408,29 @@ describe('a boundary that Floodlight holds', () => {
     },
   );
 
+  it('does not outlast a Floodlight that went away in the middle of taking over: BuiltIn’s word counts', async () => {
+    hand?.close();
+    builtIn();
+    await until('both hold everything', async () => {
+      expect(await held(some())).toEqual({ byUs: 3, byFloodlight: 3, missing: 0, extra: 0 });
+    });
+    hand?.close();
+    await standIn.stop();
+    boundary();
+    const [cookie, [flow]] = network(5001, [2]);
+    if (!flow) throw new Error('unreachable');
+    const elsewhere: Flow = { ...flow, instructions: { apply: [{ type: 'output', port: 3 }] } };
+    hand?.set(cookie, [elsewhere]);
+    await until('what is in force is what is wanted', async () => {
+      const met = (await bridge.dumpFlows()).filter(({ match }) => match.inPort === 2 && match.tunnelId === 5001n);
+      expect(met.map(({ priority, instructions }) => ({ priority, instructions }))).toEqual([
+        { priority: 200, instructions: elsewhere.instructions },
+      ]);
+    });
+    await standIn.resume();
+    await floodlightHolds();
+  });
+
   it('loses what is left from networks that ended while both were away', async () => {
     hand?.close();
     await standIn.stop();
