@@ -144,15 +144,20 @@ async function despitePanics(attempt: () => Promise<void>): Promise<void> {
       await attempt();
       return;
     } catch (error) {
-      if (!(error instanceof GuestPanic) || panics === 2) throw error;
-      report(`the emulated guest panicked during the move (${String(panics + 1)}), repeated with a fresh one`);
+      if (!(error instanceof GuestPanic) || panics === 4) throw error;
+      report(
+        `the emulated guest panicked during the move (${String(panics + 1)}), repeated with a fresh one: ${error.message}`,
+      );
       for (const { metadata } of await migrations()) await remove(kinds.VMMigration, `${ns}/${metadata.name}`);
       await freshMachine();
     }
   }
 }
 
-const panic = /Kernel panic|Oops:|BUG: |general protection fault/;
+const panic = /^.*(?:Kernel panic|Oops:|BUG: |general protection fault).*(?:\n.*RIP: .*)?/m;
+
+/** What a panic printed first, if there was one. */
+const panicOf = (...texts: readonly string[]): string | undefined => panic.exec(texts.join('\n'))?.[0];
 
 interface Moved {
   readonly vmig: VMMigration;
@@ -180,11 +185,12 @@ async function move(
     after = await boot();
   } catch (error) {
     await pings.stop();
-    if (panic.test(console.text) || panic.test(failure(error))) throw new GuestPanic(failure(error), { cause: error });
-    throw error;
+    const fault = panicOf(console.text, failure(error));
+    throw fault === undefined ? error : new GuestPanic(fault, { cause: error });
   }
   const result = await pings.stop();
-  if (after.id !== before.id && panic.test(console.text)) throw new GuestPanic('it has rebooted');
+  const fault = panicOf(console.text);
+  if (after.id !== before.id && fault !== undefined) throw new GuestPanic(fault);
   const { downtimeMs = NaN, totalTimeMs = NaN, transferredBytes = NaN } = vmig.status ?? {};
   report(
     `${name}: ${String(result.lost)} of ${String(result.sent)} pings lost, longest gap ${String(result.longestGapMs)} ms; ` +
@@ -333,7 +339,8 @@ describe('a migration that is not wanted any more', () => {
         await end('unwanted');
         await expectOnlyAt('valencia');
         const after = await boot();
-        if (after.id !== before.id && panic.test(console.text)) throw new GuestPanic('it has rebooted');
+        const fault = panicOf(console.text);
+        if (after.id !== before.id && fault !== undefined) throw new GuestPanic(fault);
         expect(after.id).toBe(before.id);
         expect((await guest(watcher, `ping -c 2 -W 2 ${address}`)).exitCode).toBe(0);
       });
