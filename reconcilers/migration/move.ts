@@ -4,6 +4,7 @@ import { constants } from '../../drivers/libvirt/index.js';
 import type { JobStats, TypedParameters } from '../../drivers/libvirt/types.js';
 import { Transient } from '../common/errors.js';
 import { domainUuid, metadataNamespace } from '../common/identity.js';
+import { tolerating } from '../common/libvirt.js';
 import { buildXml } from '../common/xml.js';
 import type { MachineVolumes } from '../vm/disk.js';
 import { diskTarget } from '../vm/domain.js';
@@ -80,8 +81,9 @@ export class Move {
     const { attempt, target, policy } = this.request;
     const mark = buildXml({ migration: { '@attempt': attempt } });
     try {
-      if (this.request.makeCopies && this.request.isTakenUp && (await this.#isUnderWay(uuid))) return;
-      const copies = await this.request.makeCopies?.();
+      const { fuid, source, makeCopies, isTakenUp } = this.request;
+      if (makeCopies && isTakenUp && (await isUnderWay(fuid, source, target))) return;
+      const copies = await makeCopies?.();
       await connection.setDomainMetadata(
         uuid,
         mark,
@@ -104,17 +106,21 @@ export class Move {
       this.request.onChange();
     }
   }
+}
 
-  /**
-   * What another process has begun would lose the volumes under it if they were made anew. Its daemons show nothing for a
-   * moment after the call.
-   */
-  async #isUnderWay(uuid: string): Promise<boolean> {
-    await new Promise((resolve) => setTimeout(resolve, takeUpMs));
-    const [source, target] = [linkOf(this.request.source), linkOf(this.request.target)];
-    const [job, there] = await Promise.all([source.connection.jobStats(uuid), target.connection.lookupDomain(uuid)]);
-    return job.type === 'bounded' || job.type === 'unbounded' || there !== undefined;
-  }
+/**
+ * Whether a move that another process may have begun is under way. Who changes the volumes at the target has to know: under a
+ * copy that goes on they would be lost with the machine. The daemons show nothing for a moment after the call, so this takes a while.
+ */
+export async function isUnderWay(fuid: string, source: Host, target: Host): Promise<boolean> {
+  await new Promise((resolve) => setTimeout(resolve, takeUpMs));
+  const uuid = domainUuid(fuid);
+  const [job, there] = await Promise.all([
+    // A guest that has stopped meanwhile has no jobs.
+    tolerating(['OPERATION_INVALID', 'NO_DOMAIN'], linkOf(source).connection.jobStats(uuid)),
+    linkOf(target).connection.lookupDomain(uuid),
+  ]);
+  return job?.type === 'bounded' || job?.type === 'unbounded' || there !== undefined;
 }
 
 export function linkOf(host: Host): LibvirtLink {

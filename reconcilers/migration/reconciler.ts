@@ -25,7 +25,7 @@ import { copySizeBytes, createCopies, deleteCopies } from '../vm/disk.js';
 import { schedule } from '../vm/schedule.js';
 import { machineSize } from '../vm/size.js';
 import { assess, type End, type Verdict } from './assess.js';
-import { linkOf, Move } from './move.js';
+import { isUnderWay, linkOf, Move } from './move.js';
 import { progressOf, resultOf } from './progress.js';
 import { storageNow, targetOf, volumesAt } from './transfer.js';
 
@@ -596,6 +596,15 @@ async function failedOrNotBegun(
 ): Promise<Outcome<Status>> {
   const from = hostKey(record.value);
   if (isUnwanted(migration, machine)) {
+    const { target } = record.value;
+    if (!move && target?.storage) {
+      const ends = [
+        reachable(record.value, dependencies, 'source'),
+        reachable(target, dependencies, 'target'),
+      ] as const;
+      if (await trying('LibvirtFailed', `${from}, ${hostKey(target)}`, () => isUnderWay(fuid, ...ends)))
+        throw new Transient('MoveUnderWay', `the move to ${hostKey(target)} goes on; it is looked at again`);
+    }
     const message = `cancelled; the machine runs at ${from}`;
     return await giveBack(migration, fuid, record, { phase: 'Cancelled', reason: 'Cancelled', message }, dependencies);
   }
