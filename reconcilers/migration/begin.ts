@@ -1,0 +1,105 @@
+import type { FederatedVM, VMMigration } from '../../crds/index.js';
+import { messageOf, Transient, Waiting } from '../common/errors.js';
+import type { Outcome } from '../common/outcome.js';
+import type { Versioned, VmRecord } from '../common/records.js';
+import { type Host, hostKey } from '../host.js';
+import { createCopies } from '../vm/disk.js';
+import { clearCopied } from './clear.js';
+import { Move } from './move.js';
+import { cas, takeOver } from './ownership.js';
+import { chooseTarget, preflight } from './preflight.js';
+import { advance, type MigrationDependencies, place, pollMs, reachable, type Status, underWay, what } from './step.js';
+import { storageNow, targetOf, volumesAt } from './transfer.js';
+
+/** Checks everything that can be checked, then takes the record: from there on only both ends decide. */
+export async function begin(
+  migration: VMMigration,
+  machine: FederatedVM | undefined,
+  fuid: string | undefined,
+  record: Versioned<VmRecord> | undefined,
+  dependencies: MigrationDependencies,
+): Promise<Outcome<Status>> {
+  const { spec, metadata } = migration;
+  if (!machine || fuid === undefined)
+    throw new Waiting(
+      'UnknownMachine',
+      `spec.vmName: there is no FederatedVM ${spec.vmName} in namespace ${metadata.namespace}; create it or name another`,
+      30_000,
+    );
+  if (!record) throw new Waiting('MachineNotPlaced', `spec.vmName: FederatedVM ${spec.vmName} has no place yet`, 5_000);
+  if (record.value.phase === 'Moving')
+    throw new Waiting(
+      'AnotherMigration',
+      `FederatedVM ${spec.vmName} is being moved by another VMMigration; this one follows`,
+      5_000,
+    );
+  if (record.value.last?.left) {
+    // Of the move before, which found the host away: this one may go back there.
+    await clearCopied(migration, fuid, record, dependencies);
+    throw new Transient('RecordChanged', 'the machine’s record changed; it is read again');
+  }
+  const source = reachable(record.value, dependencies, 'source');
+  const target = reachable(chooseTarget(migration, machine, record.value, dependencies), dependencies, 'target');
+  const storage = storageNow(machine, record.value, dependencies);
+  const to = targetOf(migration, storage, target);
+  await preflight(migration, fuid, record.value, storage, to, source, target, dependencies);
+  if (migration.status?.attempt === undefined) {
+    // The intent stands in the object before anything is touched.
+    const more = {
+      attempt: metadata.uid,
+      source: place(source),
+      target: place(target),
+      storage: spec.storage === 'Copy' ? 'Copy' : storage,
+      progressPercent: 0,
+    } as const;
+    const message = `preparing to move ${spec.vmName} from ${hostKey(source)} to ${hostKey(target)}`;
+    return underWay(advance(migration, 'Preparing', 'Preparing', message, dependencies, more), 0);
+  }
+  const moving: VmRecord = { ...record.value, storage, phase: 'Moving', attempt: metadata.uid, target: to };
+  if (!(await cas(fuid, moving, record.index, dependencies)))
+    throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
+  startMove(migration, fuid, moving, false, source, target, dependencies);
+  return underWay(
+    advance(migration, 'Copying', 'Copying', `copying ${what(moving)} to ${hostKey(target)}`, dependencies),
+    pollMs,
+  );
+}
+
+export function startMove(
+  migration: VMMigration,
+  fuid: string,
+  { site, host, storage, target: to }: VmRecord,
+  isTakenUp: boolean,
+  source: Host,
+  target: Host,
+  dependencies: MigrationDependencies,
+): Move {
+  const attempt = migration.metadata.uid;
+  dependencies.moves.get(attempt)?.close();
+  const move = new Move({
+    fuid,
+    attempt,
+    source,
+    target,
+    policy: migration.spec.policy ?? {},
+    isTakenUp,
+    makeCopies:
+      to?.storage &&
+      (async () => {
+        await dependencies.clearing.get(fuid);
+        const from = volumesAt({ site, host }, storage ?? 'Local', dependencies);
+        return await createCopies(fuid, from, volumesAt(to, to.storage ?? 'Local', dependencies));
+      }),
+    onTargetRuns: () => {
+      void takeOver(fuid, attempt, dependencies).catch((error: unknown) => {
+        dependencies.log('taking over failed, tried again by the reconcile', {
+          machine: migration.spec.vmName,
+          error: messageOf(error),
+        });
+      });
+    },
+    onChange: () => dependencies.enqueue(migration),
+  });
+  dependencies.moves.set(attempt, move);
+  return move;
+}

@@ -1,0 +1,80 @@
+import type { VMMigration } from '../../crds/index.js';
+import { constants } from '../../drivers/libvirt/index.js';
+import { attempt as trying, Transient, Waiting } from '../common/errors.js';
+import { domainUuid } from '../common/identity.js';
+import { tolerating } from '../common/libvirt.js';
+import type { Versioned, VmRecord } from '../common/records.js';
+import { hostKey } from '../host.js';
+import { deleteCopies } from '../vm/disk.js';
+import { linkOf } from './move.js';
+import { cas } from './ownership.js';
+import { type MigrationDependencies, reachable, type Status } from './step.js';
+import { volumesAt } from './transfer.js';
+
+/** libvirt undefines the source by itself; after a crash of its daemon it may be left over, switched off. */
+export async function clearSource(
+  migration: VMMigration,
+  fuid: string,
+  source: Status['source'],
+  record: VmRecord,
+  { hosts }: MigrationDependencies,
+): Promise<void> {
+  if (source?.host === undefined || hostKey({ site: source.site, host: source.host }) === hostKey(record)) return;
+  const link = hosts.get({ site: source.site, host: source.host })?.qemu;
+  if (!link?.isConnected)
+    throw new Waiting(
+      'SiteUnreachable',
+      `the machine runs at ${hostKey(record)}; waiting for ${source.site}/${source.host} to answer, to see that nothing of ${migration.spec.vmName} is left there`,
+      5_000,
+    );
+  const { connection } = link;
+  const uuid = domainUuid(fuid);
+  const state = await tolerating(['NO_DOMAIN'], connection.domainState(uuid));
+  if (!state) return;
+  if (state.state !== 'shutoff')
+    throw new Waiting(
+      'SourceNotOff',
+      `waiting for the domain at ${source.site}/${source.host} to end (it is ${state.state})`,
+      500,
+    );
+  await tolerating(['NO_DOMAIN'], connection.undefineDomain(uuid, constants.DOMAIN_UNDEFINE_NVRAM));
+}
+
+/** The disk that was copied goes last of all: ownership has moved, the source is off, the target has the machine. */
+export async function clearCopied(
+  { spec }: VMMigration,
+  fuid: string,
+  { value, index }: Versioned<VmRecord>,
+  dependencies: MigrationDependencies,
+): Promise<void> {
+  const { directory, clearing } = dependencies;
+  if (!value.last?.left) return;
+  const { left, ...last } = value.last;
+  const target = reachable(value, dependencies, 'target');
+  const there = await trying('LibvirtFailed', `target ${hostKey(value)}`, () =>
+    linkOf(target).connection.lookupDomain(domainUuid(fuid)),
+  );
+  if (!there)
+    throw new Waiting(
+      'MachineAtNeitherEnd',
+      `${hostKey(value)} has no domain of ${spec.vmName} any more: the disk that was copied stays until that is cleared up`,
+      10_000,
+    );
+  // Another move may be about to copy the disk back to where it is deleted: it waits for us, or we let it be.
+  if (directory.machine(fuid)?.index !== index || clearing.has(fuid))
+    throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
+  const kept = volumesAt(value, value.storage ?? 'Local', dependencies);
+  const deleted = deleteCopies(fuid, volumesAt(left, left.storage, dependencies), kept);
+  clearing.set(
+    fuid,
+    deleted.catch(() => undefined),
+  );
+  try {
+    await trying('LibvirtFailed', `source ${hostKey(left)}`, () => deleted);
+  } finally {
+    clearing.delete(fuid);
+  }
+  const cleared: VmRecord = { ...value, last };
+  if (!(await cas(fuid, cleared, index, dependencies)))
+    throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
+}

@@ -1,0 +1,67 @@
+import type { VMMigration } from '../../crds/index.js';
+import { consul } from '../common/allocation.js';
+import { attempt as trying, Transient } from '../common/errors.js';
+import { given } from '../common/given.js';
+import type { Outcome } from '../common/outcome.js';
+import { keys, serialise, type Versioned, type VmRecord } from '../common/records.js';
+import { hostKey } from '../host.js';
+import { deleteCopies } from '../vm/disk.js';
+import { finish, place, type MigrationDependencies, type Status } from './step.js';
+import { volumesAt } from './transfer.js';
+
+/** The target owns the machine from here; the data planes follow the record. Does nothing if that has happened. */
+export async function takeOver(fuid: string, attempt: string, dependencies: MigrationDependencies): Promise<void> {
+  const { directory } = dependencies;
+  const moving = (): Versioned<VmRecord> | undefined => {
+    const record = directory.machine(fuid);
+    return record?.value.phase === 'Moving' && record.value.attempt === attempt ? record : undefined;
+  };
+  const record = moving();
+  if (!record?.value.target) return;
+  const { attempt: done, target, ...kept } = record.value;
+  const left = target.storage && { ...place(kept), storage: kept.storage ?? 'Local' };
+  const last = { attempt, moved: true, reason: 'Succeeded', message: '', ...given({ left }) };
+  const owned: VmRecord = { ...kept, ...given(target), phase: 'Owned', generation: kept.generation + 1, last };
+  if (await cas(fuid, owned, record.index, dependencies)) return;
+  // The event of the target's resuming and the reconcile both come here; the first one has done it.
+  if (moving())
+    throw new Transient('RecordChanged', `the record changed while attempt ${done} took over; it is read again`);
+}
+
+/** The source keeps the machine, and the migration ends: why is on record with it, so that it is not begun again. */
+export async function giveBack(
+  migration: VMMigration,
+  fuid: string,
+  { value, index }: Versioned<VmRecord>,
+  result: { phase: 'Failed' | 'Cancelled'; reason: string; message: string },
+  dependencies: MigrationDependencies,
+): Promise<Outcome<Status>> {
+  const { attempt = migration.metadata.uid, target, ...kept } = value;
+  const { phase, reason, message } = result;
+  // Neither end has a domain at the target: only what was copied so far is there.
+  if (target?.storage) {
+    const copies = volumesAt(target, target.storage, dependencies);
+    const kept = volumesAt(value, value.storage ?? 'Local', dependencies);
+    await trying('LibvirtFailed', `target ${hostKey(target)}`, () => deleteCopies(fuid, copies, kept));
+  }
+  const owned: VmRecord = { ...kept, phase: 'Owned', last: { attempt, moved: false, reason, message } };
+  if (!(await cas(fuid, owned, index, dependencies)))
+    throw new Transient(
+      'RecordChanged',
+      `the record changed while the move to ${target ? hostKey(target) : ''} was given up; it is read again`,
+    );
+  return finish(migration, phase, reason, message, dependencies);
+}
+
+/** Writes the machine's record, if it is still the one that was read. */
+export async function cas(
+  fuid: string,
+  record: VmRecord,
+  index: number,
+  { store }: MigrationDependencies,
+): Promise<boolean> {
+  const result = await consul('recording the move', () =>
+    store.transact([{ verb: 'cas', key: keys.vm(fuid), value: serialise(record), index }]),
+  );
+  return result.ok;
+}

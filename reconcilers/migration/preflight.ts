@@ -1,0 +1,135 @@
+import type { FederatedVM, StorageKind, VMMigration } from '../../crds/index.js';
+import { within } from '../common/deadline.js';
+import { attempt as trying, Waiting } from '../common/errors.js';
+import { domainUuid, networkUuid } from '../common/identity.js';
+import type { HostRef, VmRecord } from '../common/records.js';
+import { type Host, hostKey } from '../host.js';
+import { copySizeBytes } from '../vm/disk.js';
+import { schedule } from '../vm/schedule.js';
+import { machineSize } from '../vm/size.js';
+import { linkOf } from './move.js';
+import { Failure, type MigrationDependencies, place } from './step.js';
+import { storageNow, targetOf, volumesAt } from './transfer.js';
+
+/** A target's switch that does not answer in this time is not ready for a machine. */
+const preflightMs = 5_000;
+export function chooseTarget(
+  migration: VMMigration,
+  machine: FederatedVM,
+  record: VmRecord,
+  dependencies: MigrationDependencies,
+): HostRef {
+  const { spec, status } = migration;
+  const { objects, directory } = dependencies;
+  const { site, host } = spec.target;
+  // Chosen once: what was written down with the intent is where it goes.
+  if (status?.attempt !== undefined && status.target?.host !== undefined)
+    return place({ ...status.target, host: status.target.host });
+  if (site === record.site && (host === undefined || host === record.host))
+    throw new Failure(
+      'AlreadyThere',
+      `spec.target: FederatedVM ${spec.vmName} already is at ${hostKey(record)}; name another site or host`,
+    );
+  const networks = record.interfaces.flatMap(({ network }) =>
+    directory.network(network)?.value.sites ? [directory.network(network)?.value.sites ?? []] : [],
+  );
+  const template = machine.spec.template === undefined ? undefined : objects.template(machine.spec.template);
+  const sites =
+    networks.length > 0 ? networks.reduce((shared, each) => shared.filter((name) => each.includes(name))) : [];
+  if (objects.site(site) && !sites.includes(site))
+    throw new Failure(
+      'NetworkNotAtTarget',
+      `spec.target.site: not all networks of ${spec.vmName} span ${site} (they share: ${sites.join(', ')}); add the site to them or name another`,
+    );
+  return schedule(
+    {
+      ...{ size: machineSize(machine.spec, template?.spec), sites, site, host, field: 'spec.target' },
+      needsShare: targetOf(migration, storageNow(machine, record, dependencies), record)?.storage !== 'Local',
+    },
+    objects,
+    directory,
+  );
+}
+
+/** What can be known beforehand, so that a move that can't succeed touches nothing. */
+export async function preflight(
+  migration: VMMigration,
+  fuid: string,
+  record: VmRecord,
+  storage: StorageKind,
+  to: VmRecord['target'],
+  source: Host,
+  target: Host,
+  dependencies: MigrationDependencies,
+): Promise<void> {
+  const { directory, dataplane } = dependencies;
+  const { spec } = migration;
+  const uuid = domainUuid(fuid);
+  if (spec.mode === 'Offline')
+    throw new Failure('ModeNotSupported', 'spec.mode: Offline is not supported by this version; use Live');
+  const domain = linkOf(source).domains.get(uuid);
+  if (domain?.state !== 'running' && domain?.state !== 'paused')
+    throw new Failure(
+      'MachineNotRunning',
+      `spec.vmName: FederatedVM ${spec.vmName} is ${domain?.state ?? 'not defined'} at ${hostKey(source)}; start it (runStrategy: Running), then make a new VMMigration`,
+    );
+  for (const { network, name } of record.interfaces) {
+    if (!directory.network(network))
+      throw new Waiting('NetworkNotReady', `FederatedNetwork ${name} is not allocated`, 5_000);
+    if (target.libvirt.networks.get(networkUuid(network))?.active !== true)
+      throw new Waiting(
+        'NetworkNotReady',
+        `FederatedNetwork ${name} is not up at target ${hostKey(target)} yet`,
+        2_000,
+      );
+  }
+  const share = (host: Host): string =>
+    JSON.stringify([host.siteSpec.storage?.shared?.server, host.siteSpec.storage?.shared?.path]);
+  if (to?.storage) await requireSpace(fuid, record, storage, { ...to, storage: to.storage }, dependencies);
+  else if (share(source) !== share(target))
+    throw new Failure(
+      'ShareDiffers',
+      `spec.target.site: ${target.site} has another storage.shared than ${source.site}; a machine on a share moves within it, or with spec.storage: Copy`,
+    );
+  for (const { network, name } of record.interfaces) {
+    const vni = directory.network(network)?.value.vni;
+    if (vni === undefined) continue;
+    const { error } = await within(preflightMs, hostKey(target), dataplane.ensure(target, vni));
+    if (error !== undefined)
+      throw new Waiting(
+        'FlowsNotApplied',
+        `FederatedNetwork ${name} has no flows at target ${hostKey(target)}: ${error}`,
+        5_000,
+      );
+  }
+  const there = await trying('LibvirtFailed', `target ${hostKey(target)}`, () =>
+    linkOf(target).connection.lookupDomain(uuid),
+  );
+  if (there && there.id >= 0)
+    throw new Failure(
+      'TargetOccupied',
+      `target ${hostKey(target)} already runs a domain of this machine; look at both ends`,
+    );
+}
+
+const mebibytes = (bytes: bigint): string => `${String(bytes >> 20n)} MiB`;
+
+/** Once, before anything is touched: later the copy itself has taken the space. */
+async function requireSpace(
+  fuid: string,
+  record: VmRecord,
+  storage: StorageKind,
+  to: HostRef & { readonly storage: StorageKind },
+  dependencies: MigrationDependencies,
+): Promise<void> {
+  const [from, target] = [volumesAt(record, storage, dependencies), volumesAt(to, to.storage, dependencies)];
+  const [needed, pool] = await Promise.all([
+    trying('LibvirtFailed', `source ${hostKey(record)}`, () => copySizeBytes(fuid, from)),
+    trying('LibvirtFailed', `target ${hostKey(to)}`, () => target.via.libvirt.connection.poolInfo(target.pool)),
+  ]);
+  if (pool.availableBytes < needed)
+    throw new Failure(
+      'NoSpace',
+      `target ${hostKey(to)}: pool ${target.pool} has ${mebibytes(pool.availableBytes)} free, the disk takes ${mebibytes(needed)}; make room or name another host`,
+    );
+}

@@ -1,0 +1,71 @@
+import type { VMMigration } from '../../crds/index.js';
+import { constants } from '../../drivers/libvirt/index.js';
+import type { JobStats } from '../../drivers/libvirt/types.js';
+import { domainUuid } from '../common/identity.js';
+import type { Outcome } from '../common/outcome.js';
+import type { Versioned, VmRecord } from '../common/records.js';
+import { hostKey } from '../host.js';
+import { begin } from './begin.js';
+import { clearCopied, clearSource } from './clear.js';
+import { resultOf } from './progress.js';
+import { advance, finish, isUnwanted, type MigrationDependencies, pollMs, type Status, underWay } from './step.js';
+
+/** After the record has said who owns the machine: the source is cleaned up, the figures are read, the result is told. */
+export async function settle(
+  migration: VMMigration,
+  fuid: string,
+  found: Versioned<VmRecord>,
+  dependencies: MigrationDependencies,
+): Promise<Outcome<Status>> {
+  const record = found.value;
+  const { source } = migration.status ?? {};
+  const { uid } = migration.metadata;
+  if (record.last?.attempt !== uid) return await resumeOrConclude(migration, fuid, record, dependencies);
+  if (!record.last.moved) {
+    const { reason, message } = record.last;
+    return finish(migration, reason === 'Cancelled' ? 'Cancelled' : 'Failed', reason, message, dependencies);
+  }
+  const move = dependencies.moves.get(migration.metadata.uid);
+  if (move && !move.answer.settled) {
+    const message = `the machine runs at ${hostKey(record)}; waiting for the source to let go`;
+    return underWay(advance(migration, 'Finalizing', 'Finalizing', message, dependencies), pollMs);
+  }
+  await clearSource(migration, fuid, source, record, dependencies);
+  if (record.last.left) await clearCopied(migration, fuid, found, dependencies);
+  const completed = move?.completed ?? (await completedAt(record, fuid, dependencies));
+  const figures = completed ? resultOf(completed, migration.status ?? {}) : { progressPercent: 100 };
+  const spent = figures.totalTimeMs ?? 0;
+  const message = `moved to ${hostKey(record)} in ${(spent / 1_000).toFixed(1)} s, downtime ${String(figures.downtimeMs ?? 0)} ms`;
+  return finish(migration, 'Succeeded', 'Succeeded', message, dependencies, figures);
+}
+
+/** The record does not tell of this attempt: either it was never taken, or others have moved the machine since. */
+async function resumeOrConclude(
+  migration: VMMigration,
+  fuid: string,
+  record: VmRecord,
+  dependencies: MigrationDependencies,
+): Promise<Outcome<Status>> {
+  const at = hostKey(record);
+  const begun = migration.status?.phaseTimestamps?.some(({ phase }) => phase === 'Copying') ?? false;
+  if (begun) {
+    const message = `how it ended is no longer on record, other moves followed; the machine is at ${at}`;
+    return finish(migration, 'Failed', 'Superseded', message, dependencies);
+  }
+  const machine = dependencies.objects.machine(migration.metadata.namespace, migration.spec.vmName);
+  if (isUnwanted(migration, machine))
+    return finish(migration, 'Cancelled', 'Cancelled', `cancelled; the machine runs at ${at}`, dependencies);
+  return await begin(migration, machine, fuid, dependencies.directory.machine(fuid), dependencies);
+}
+
+async function completedAt(
+  record: VmRecord,
+  fuid: string,
+  { hosts }: MigrationDependencies,
+): Promise<JobStats['params'] | undefined> {
+  const link = hosts.get(record)?.qemu;
+  if (!link?.isConnected) return undefined;
+  const flags = constants.DOMAIN_JOB_STATS_COMPLETED | constants.DOMAIN_JOB_STATS_KEEP_COMPLETED;
+  const stats = await link.connection.jobStats(domainUuid(fuid), flags).catch(() => undefined);
+  return stats?.type === 'completed' ? stats.params : undefined;
+}

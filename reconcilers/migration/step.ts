@@ -1,0 +1,134 @@
+import type { FederatedVM, MigrationPhase, VMMigration, VMMigrationStatus } from '../../crds/index.js';
+import type { KeyValueStore } from '../../drivers/consul/types.js';
+import type { Directory } from '../common/directory.js';
+import { type Interruption, Waiting } from '../common/errors.js';
+import { interrupted, type Outcome } from '../common/outcome.js';
+import type { HostRef, VmRecord } from '../common/records.js';
+import type { Dataplane } from '../dataplane/dataplane.js';
+import { type Host, hostKey, type Hosts } from '../host.js';
+import type { Objects } from '../objects.js';
+import type { Move } from './move.js';
+
+export interface MigrationDependencies {
+  readonly objects: Objects;
+  readonly hosts: Hosts;
+  readonly directory: Directory;
+  readonly dataplane: Dataplane;
+  readonly store: KeyValueStore;
+  /** The moves that this process started, by attempt. Losing it loses nothing: the daemons and Consul tell the rest. */
+  readonly moves: Map<string, Move>;
+  /** Disks that this process deletes just now, after a move, by fuid. */
+  readonly clearing: Map<string, Promise<void>>;
+  /** Asks for a reconcile of the migration. */
+  readonly enqueue: (migration: VMMigration) => void;
+  readonly log: (message: string, fields: Record<string, unknown>) => void;
+  /** Wall clock, for timestamps only. */
+  readonly clock: () => Date;
+}
+
+export type Status = Omit<VMMigrationStatus, 'conditions' | 'observedGeneration'>;
+
+/** How often the figures of a running copy are read. */
+export const pollMs = 1_000;
+
+/** It will never succeed: one-shot, like a Job. */
+export class Failure extends Error {
+  constructor(
+    readonly reason: string,
+    message: string,
+  ) {
+    super(message);
+  }
+}
+
+export const isFinal = (phase: MigrationPhase | undefined): boolean =>
+  phase === 'Succeeded' || phase === 'Failed' || phase === 'Cancelled';
+
+export function isUnwanted({ metadata, spec }: VMMigration, machine: FederatedVM | undefined): boolean {
+  return (
+    metadata.deletionTimestamp !== undefined ||
+    spec.cancel === true ||
+    machine?.metadata.deletionTimestamp !== undefined
+  );
+}
+
+export function concluded(migration: VMMigration, status: Status): Outcome<Status> {
+  const ready = {
+    value: status.phase === 'Succeeded',
+    reason: status.reason ?? status.phase ?? 'Pending',
+    message: status.message ?? '',
+  };
+  return {
+    status,
+    ready,
+    ...(status.phase === 'Failed' ? { stalled: { reason: ready.reason, message: ready.message } } : {}),
+    finished: migration.metadata.deletionTimestamp !== undefined,
+  };
+}
+
+/** The status one step on; a phase that is entered gets its time. */
+export function advance(
+  migration: VMMigration,
+  phase: MigrationPhase,
+  reason: string,
+  message: string,
+  { clock }: MigrationDependencies,
+  more: Status = {},
+): Status {
+  const before: Status = migration.status ?? {};
+  const time = clock().toISOString();
+  const entered = before.phase !== phase;
+  return {
+    ...before,
+    ...more,
+    phase,
+    reason,
+    message,
+    ...(before.startTime === undefined && phase !== 'Pending' ? { startTime: time } : {}),
+    ...(entered ? { phaseTimestamps: [...(before.phaseTimestamps ?? []), { phase, time }] } : {}),
+    ...(isFinal(phase) ? { completionTime: time } : {}),
+  };
+}
+
+export function underWay(status: Status, requeueAfterMs: number): Outcome<Status> {
+  const reason = status.phase ?? 'Pending';
+  const message = status.message ?? '';
+  return { status, ready: { value: false, reason, message }, reconciling: { reason, message }, requeueAfterMs };
+}
+
+export function pending(
+  migration: VMMigration,
+  error: Interruption,
+  dependencies: MigrationDependencies,
+): Outcome<Status> {
+  const phase = migration.status?.phase ?? 'Pending';
+  return interrupted(advance(migration, phase, error.reason, error.message, dependencies), error);
+}
+
+export function finish(
+  migration: VMMigration,
+  phase: 'Succeeded' | 'Failed' | 'Cancelled',
+  reason: string,
+  message: string,
+  dependencies: MigrationDependencies,
+  more: Status = {},
+): Outcome<Status> {
+  dependencies.moves.get(migration.metadata.uid)?.close();
+  dependencies.moves.delete(migration.metadata.uid);
+  return concluded(migration, advance(migration, phase, reason, message, dependencies, more));
+}
+
+export const place = ({ site, host }: HostRef): HostRef => ({ site, host });
+
+export const what = ({ target }: VmRecord): string => (target?.storage ? 'disk and memory' : 'memory');
+
+export function reachable(ref: HostRef, { hosts }: MigrationDependencies, end: 'source' | 'target'): Host {
+  const host = hosts.get(ref);
+  if (!host?.qemu?.isConnected)
+    throw new Waiting(
+      'SiteUnreachable',
+      `${end} ${hostKey(ref)}: ${host?.qemu?.lastError?.message ?? 'not connected'}; nothing is moved until it answers`,
+      5_000,
+    );
+  return host;
+}
