@@ -7,6 +7,7 @@ import { messageOf } from '../reconcilers/common/errors.js';
 import { Dataplane } from '../reconcilers/dataplane/dataplane.js';
 import { reconcileMigration } from '../reconcilers/migration/reconciler.js';
 import type { Move } from '../reconcilers/migration/move.js';
+import type { Course } from '../reconcilers/migration/policy.js';
 import { reconcileNetwork } from '../reconcilers/network/reconciler.js';
 import { reconcileSite } from '../reconcilers/site/reconciler.js';
 import { Roster } from '../reconcilers/site/roster.js';
@@ -76,6 +77,7 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
     { intervalMs: options.probeMs },
   );
   const moves = new Map<string, Move>();
+  const courses = new Map<string, Course>();
   const clearing = new Map<string, Promise<void>>();
   const placing = oneAtATime();
 
@@ -128,10 +130,12 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
         dataplane,
         store,
         moves,
+        courses,
         clearing,
         enqueue: (each: VMMigration) => migrations.enqueue(each.metadata),
         log: (message, fields) => log.warn(message, fields),
         clock: () => new Date(),
+        now: () => performance.now(),
       }),
   });
   const templates = new KindController({

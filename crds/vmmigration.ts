@@ -16,11 +16,13 @@ const policy = withRules(
       .min(1)
       .max(2000000)
       .optional()
-      .describe('How long the guest may stand still at the switch-over, in milliseconds. Left out: 300.'),
+      .describe(
+        'How long the guest may stand still at the switch-over, in milliseconds; a quarter of it is tried first. Left out: 300.',
+      ),
     autoConverge: z
       .boolean()
       .optional()
-      .describe('Slow the guest down when it writes memory faster than it can be copied.'),
+      .describe('Slow the guest down when it writes memory faster than it can be copied; true when left out.'),
     postCopy: z
       .enum(['Never', 'OnStall'])
       .optional()
@@ -37,6 +39,12 @@ const policy = withRules(
       .max(255)
       .optional()
       .describe('Connections to send memory over. Left out: one, without the parallel protocol.'),
+    tls: z
+      .boolean()
+      .optional()
+      .describe(
+        "Encrypt memory and disks on their way; both hosts' QEMU need certificates for it (migrate_tls_x509_cert_dir in qemu.conf). Not when left out.",
+      ),
     timeoutSeconds: z
       .int()
       .min(1)
@@ -47,7 +55,7 @@ const policy = withRules(
       .enum(['Abort', 'PostCopy', 'Pause'])
       .optional()
       .describe(
-        'What to do at the deadline, or when no progress is made: give up, go on by post-copy, or pause the guest to finish. Abort when left out.',
+        'What to do at the deadline, or when no progress is made: give up, go on by post-copy, or pause the guest to finish (and give up at twice the deadline). Left out: PostCopy where postCopy is OnStall, else Abort.',
       ),
   }),
   rule({
@@ -83,6 +91,7 @@ const liveOnly = [
   'postCopy',
   'compression',
   'parallelConnections',
+  'tls',
   'onStall',
 ] as const;
 

@@ -44,6 +44,7 @@ const domainStates: readonly DomainState[] = [
 ];
 const poolStates: readonly PoolInfo['state'][] = ['inactive', 'building', 'running', 'degraded', 'inaccessible'];
 const volumeTypes: readonly VolumeInfo['type'][] = ['file', 'block', 'dir', 'network', 'netdir', 'ploop'];
+const cpuComparisons = ['incompatible', 'identical', 'superset'] as const;
 const jobTypes: readonly JobStats['type'][] = ['none', 'bounded', 'unbounded', 'completed', 'failed', 'cancelled'];
 const domainLifecycles: readonly DomainLifecycle[] = [
   'defined',
@@ -227,6 +228,17 @@ export class LibvirtClient implements Connection {
     const args = { emulator: undefined, arch, machine, virtType, flags: 0 };
     const { capabilities } = await this.rpc.call(procedures.connectGetDomainCapabilities, args);
     return capabilities;
+  }
+
+  async compareHypervisorCpu(
+    cpu: string,
+    arch?: string,
+    machine?: string,
+    virtType?: string,
+  ): Promise<'incompatible' | 'identical' | 'superset'> {
+    const args = { emulator: undefined, arch, machine, virtType, cpu, flags: 0 };
+    const { result } = await this.rpc.call(procedures.connectCompareHypervisorCpu, args);
+    return nameOf(cpuComparisons, result, 'comparison of CPUs');
   }
 
   async nodeInfo(): Promise<NodeInfo> {

@@ -405,6 +405,19 @@ export const procedures = {
     struct({ event: int, pool: optional(poolRef) }),
     struct({ callback: int }),
   ),
+  connectCompareHypervisorCpu: remote(
+    393,
+    'CONNECT_COMPARE_HYPERVISOR_CPU',
+    struct({
+      emulator: optionalText,
+      arch: optionalText,
+      machine: optionalText,
+      virtType: optionalText,
+      cpu: text,
+      flags,
+    }),
+    struct({ result: int }),
+  ),
   qemuDomainAgentCommand: {
     name: 'QEMU_DOMAIN_AGENT_COMMAND',
     program: qemuProgram,

@@ -148,6 +148,13 @@ export interface Connection extends AsyncDisposable {
   hostname(): Promise<string>;
   capabilities(): Promise<string>;
   domainCapabilities(arch?: string, machine?: string, virtType?: string): Promise<string>;
+  /** virConnectCompareHypervisorCPU: what this host can offer a guest, compared with a <cpu> element. */
+  compareHypervisorCpu(
+    cpu: string,
+    arch?: string,
+    machine?: string,
+    virtType?: string,
+  ): Promise<'incompatible' | 'identical' | 'superset'>;
   nodeInfo(): Promise<NodeInfo>;
   /** Bytes. */
   nodeFreeMemory(): Promise<bigint>;

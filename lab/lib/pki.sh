@@ -57,4 +57,12 @@ pki_install() { # ID
   cp "$pki/$1.crt" "$folder/libvirt/clientcert.pem"
   cp "$pki/$1.key" "$folder/libvirt/private/serverkey.pem"
   cp "$pki/$1.key" "$folder/libvirt/private/clientkey.pem"
+  # QEMU's own, for migrations with TLS.
+  mkdir -p "$folder/qemu"
+  cp "$pki/ca.crt" "$folder/qemu/ca-cert.pem"
+  local end
+  for end in server client; do
+    cp "$pki/$1.crt" "$folder/qemu/$end-cert.pem"
+    cp "$pki/$1.key" "$folder/qemu/$end-key.pem"
+  done
 }

@@ -12,6 +12,7 @@ import { startMove } from './begin.js';
 import type { Move } from './move.js';
 import { isUnderWay } from './move.js';
 import { giveBack, takeOver } from './ownership.js';
+import { deadlineMs, follow, isStalled, onStall } from './policy.js';
 import { progressOf } from './progress.js';
 import { settle } from './settle.js';
 import {
@@ -24,10 +25,6 @@ import {
   underWay,
   what,
 } from './step.js';
-
-/** A copy that names no deadline gets a base, and the time that its memory takes at this rate. */
-const baseDeadlineMs = 300_000;
-const slowestBytesPerSecond = 1_000_000n;
 
 interface Ends {
   readonly verdict: Verdict;
@@ -92,10 +89,9 @@ export async function carryOn(
         2_000,
       );
     case 'moving': {
-      if (isUnwanted(migration, machine) || pastDeadline(migration, machine, dependencies))
-        await abort(fuid, record.value, dependencies);
       const switching = job === undefined;
       const figures = job ? progressOf(job.params, migration.status ?? {}) : {};
+      await steer(migration, machine, fuid, record.value, figures, dependencies);
       const phase = switching && (migration.status?.progressPercent ?? 0) > 0 ? 'SwitchingOver' : 'Copying';
       const message =
         phase === 'Copying' ? `copying ${what(record.value)} from ${from} to ${to}` : `switching over to ${to}`;
@@ -171,27 +167,24 @@ async function failedOrNotBegun(
   dependencies: MigrationDependencies,
 ): Promise<Outcome<Status>> {
   const from = hostKey(record.value);
-  if (isUnwanted(migration, machine)) {
-    const { target } = record.value;
-    if (!move && target?.storage) {
-      const ends = [
-        reachable(record.value, dependencies, 'source'),
-        reachable(target, dependencies, 'target'),
-      ] as const;
-      if (await trying('LibvirtFailed', `${from}, ${hostKey(target)}`, () => isUnderWay(fuid, ...ends)))
-        throw new Transient('MoveUnderWay', `the move to ${hostKey(target)} goes on; it is looked at again`);
-    }
-    const message = `cancelled; the machine runs at ${from}`;
-    return await giveBack(migration, fuid, record, { phase: 'Cancelled', reason: 'Cancelled', message }, dependencies);
-  }
+  const overdue = reasonToEnd(migration, machine, dependencies);
+  const isAborted = overdue !== undefined && isToAbort(migration, machine, dependencies);
+  const result = isUnwanted(migration, machine)
+    ? ({ phase: 'Cancelled', reason: 'Cancelled', message: `cancelled; the machine runs at ${from}` } as const)
+    : isAborted
+      ? ({ phase: 'Failed', reason: overdue, message: `${remedies[overdue]}; the machine runs at ${from}` } as const)
+      : undefined;
+  if (result && !move) await requireNothingUnderWay(fuid, record.value, dependencies);
+  if (result) return await giveBack(migration, fuid, record, result, dependencies);
   if (move) {
-    const late = pastDeadline(migration, machine, dependencies);
-    const why = late
-      ? 'it did not finish by its deadline (spec.policy.timeoutSeconds)'
-      : messageOf(move.answer.error ?? 'the daemon stopped the move');
-    const message = `${why}; the machine runs at ${from}`;
-    const reason = late ? 'DeadlineExceeded' : 'MigrationFailed';
-    return await giveBack(migration, fuid, record, { phase: 'Failed', reason, message }, dependencies);
+    const message = `${messageOf(move.answer.error ?? 'the daemon stopped the move')}; the machine runs at ${from}`;
+    return await giveBack(
+      migration,
+      fuid,
+      record,
+      { phase: 'Failed', reason: 'MigrationFailed', message },
+      dependencies,
+    );
   }
   // Taken up again after a restart of ours that hit between the record and the call, or after the daemon's.
   const target = record.value.target && reachable(record.value.target, dependencies, 'target');
@@ -209,28 +202,87 @@ async function failedOrNotBegun(
   );
 }
 
-function pastDeadline(
-  migration: VMMigration,
-  machine: FederatedVM,
-  { clock, objects }: MigrationDependencies,
-): boolean {
-  const begun = migration.status?.phaseTimestamps?.find(({ phase }) => phase === 'Copying')?.time;
-  if (begun === undefined) return false;
-  const template = machine.spec.template === undefined ? undefined : objects.template(machine.spec.template);
-  const { timeoutSeconds } = migration.spec.policy ?? {};
-  const { memoryBytes } = machineSize(machine.spec, template?.spec);
-  const allowedMs =
-    timeoutSeconds === undefined
-      ? baseDeadlineMs + Number(memoryBytes / slowestBytesPerSecond) * 1_000
-      : timeoutSeconds * 1_000;
-  return clock().getTime() - Date.parse(begun) > allowedMs;
+/** What is given up deletes what was copied: another process may have begun the move just before, and its daemons carry it on. */
+async function requireNothingUnderWay(
+  fuid: string,
+  record: VmRecord,
+  dependencies: MigrationDependencies,
+): Promise<void> {
+  const { target } = record;
+  if (!target?.storage) return;
+  const ends = [reachable(record, dependencies, 'source'), reachable(target, dependencies, 'target')] as const;
+  const places = `${hostKey(record)}, ${hostKey(target)}`;
+  if (await trying('LibvirtFailed', places, () => isUnderWay(fuid, ...ends)))
+    throw new Transient('MoveUnderWay', `the move to ${hostKey(target)} goes on; it is looked at again`);
 }
 
-async function abort(fuid: string, record: VmRecord, { hosts }: MigrationDependencies): Promise<void> {
-  const link = hosts.get(record)?.qemu;
-  if (link?.isConnected)
-    await tolerating(['OPERATION_INVALID', 'NO_DOMAIN'], link.connection.abortJob(domainUuid(fuid)));
+type Overdue = 'DeadlineExceeded' | 'Stalled';
+
+const remedies: Readonly<Record<Overdue, string>> = {
+  DeadlineExceeded:
+    'the copy did not end by its deadline; give it more time (spec.policy.timeoutSeconds) or another spec.policy.onStall',
+  Stalled:
+    'the copy made no progress any more; look at the connection between the sites, or let it go on by spec.policy.onStall: PostCopy or Pause',
+};
+
+/** Why a copy is not waited for any longer, if so. */
+function reasonToEnd(
+  migration: VMMigration,
+  machine: FederatedVM,
+  dependencies: MigrationDependencies,
+): Overdue | undefined {
+  if (shareOfTime(migration, machine, dependencies) > 1) return 'DeadlineExceeded';
+  const course = dependencies.courses.get(migration.metadata.uid);
+  return course && isStalled(course, dependencies.now()) ? 'Stalled' : undefined;
 }
+
+/** How much of the time is used up that the copy has, 1 being all of it. */
+function shareOfTime(migration: VMMigration, machine: FederatedVM, { clock, objects }: MigrationDependencies): number {
+  const begun = migration.status?.phaseTimestamps?.find(({ phase }) => phase === 'Copying')?.time;
+  if (begun === undefined) return 0;
+  const template = machine.spec.template === undefined ? undefined : objects.template(machine.spec.template);
+  const { memoryBytes } = machineSize(machine.spec, template?.spec);
+  return (clock().getTime() - Date.parse(begun)) / deadlineMs(migration.spec.policy ?? {}, memoryBytes);
+}
+
+/** Keeps a copy to its policy: more time at the switch-over where the guest writes a lot, and an end to what has none. */
+async function steer(
+  migration: VMMigration,
+  machine: FederatedVM,
+  fuid: string,
+  record: VmRecord,
+  figures: Parameters<typeof follow>[1],
+  dependencies: MigrationDependencies,
+): Promise<void> {
+  const { courses, hosts, now } = dependencies;
+  const { uid } = migration.metadata;
+  const policy = migration.spec.policy ?? {};
+  const link = hosts.get(record)?.qemu;
+  if (!link?.isConnected) return;
+  const { connection } = link;
+  const uuid = domainUuid(fuid);
+  // The copy may have ended, or the guest, since it was looked at.
+  const unlessOver = (call: Promise<void>) => tolerating(['OPERATION_INVALID', 'NO_DOMAIN'], call);
+  if (isUnwanted(migration, machine)) {
+    await unlessOver(connection.abortJob(uuid));
+    return;
+  }
+  const before = courses.get(uid);
+  const course = follow(before, figures, policy, now());
+  courses.set(uid, course);
+  if (before && course.downtimeMs !== before.downtimeMs)
+    await unlessOver(connection.setMigrationMaxDowntime(uuid, course.downtimeMs));
+  if (reasonToEnd(migration, machine, dependencies) === undefined) return;
+  if (isToAbort(migration, machine, dependencies)) await unlessOver(connection.abortJob(uuid));
+  else if (onStall(policy) === 'PostCopy') await unlessOver(connection.startPostCopy(uuid));
+  else await unlessOver(connection.suspendDomain(uuid));
+}
+
+/** Whether a copy that is not waited for any longer is given up. A paused guest is not left so for ever either. */
+const isToAbort = (migration: VMMigration, machine: FederatedVM, dependencies: MigrationDependencies): boolean => {
+  const action = onStall(migration.spec.policy ?? {});
+  return action === 'Abort' || (action === 'Pause' && shareOfTime(migration, machine, dependencies) > 2);
+};
 
 async function resume(ref: HostRef | undefined, fuid: string, { hosts }: MigrationDependencies): Promise<void> {
   const link = ref && hosts.get(ref)?.qemu;

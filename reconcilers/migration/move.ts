@@ -9,6 +9,7 @@ import { buildXml } from '../common/xml.js';
 import type { MachineVolumes } from '../vm/disk.js';
 import { diskTarget } from '../vm/domain.js';
 import type { Host, LibvirtLink } from '../host.js';
+import { firstDowntimeMs, policyFlags, policyParameters } from './policy.js';
 import { withVolumes } from './relocate.js';
 
 /** Marks the domain, at whichever end, with the attempt that moves it. */
@@ -91,7 +92,7 @@ export class Move {
         attemptNamespace,
         DOMAIN_AFFECT_LIVE | DOMAIN_AFFECT_CONFIG,
       );
-      if (policy.maxDowntimeMs !== undefined) await connection.setMigrationMaxDowntime(uuid, policy.maxDowntimeMs);
+      await connection.setMigrationMaxDowntime(uuid, firstDowntimeMs(policy));
       const asItMoves = constants.DOMAIN_XML_SECURE | constants.DOMAIN_XML_MIGRATABLE;
       const [live, persistent] = await Promise.all([
         connection.domainXml(uuid, asItMoves),
@@ -144,7 +145,7 @@ function flags(policy: MigrationPolicy, copies: MachineVolumes | undefined): num
     constants.MIGRATE_ABORT_ON_ERROR |
     // The guest's writes go to both ends, so that the copy of a disk that is written to comes to an end.
     (copies ? constants.MIGRATE_NON_SHARED_DISK | constants.MIGRATE_NON_SHARED_SYNCHRONOUS_WRITES : 0) |
-    (policy.autoConverge ? constants.MIGRATE_AUTO_CONVERGE : 0)
+    policyFlags(policy)
   );
 }
 
@@ -158,14 +159,12 @@ function parameters(
   const address = target.spec.migrationAddress ?? target.spec.underlayAddress;
   const text = (name: string, value: string) => ({ name, value: { type: 'string', value } }) as const;
   const {
-    MIGRATE_PARAM_BANDWIDTH,
     MIGRATE_PARAM_DEST_XML,
     MIGRATE_PARAM_DISKS_URI,
     MIGRATE_PARAM_MIGRATE_DISKS,
     MIGRATE_PARAM_PERSIST_XML,
     MIGRATE_PARAM_URI,
   } = constants;
-  const { bandwidthMiBps } = policy;
   return [
     text(MIGRATE_PARAM_URI, `tcp://${address}`),
     text(MIGRATE_PARAM_PERSIST_XML, copies ? withVolumes(persistent, copies) : persistent),
@@ -176,8 +175,6 @@ function parameters(
           text(MIGRATE_PARAM_MIGRATE_DISKS, diskTarget),
         ]
       : []),
-    ...(bandwidthMiBps === undefined
-      ? []
-      : [{ name: MIGRATE_PARAM_BANDWIDTH, value: { type: 'ullong', value: BigInt(bandwidthMiBps) } as const }]),
+    ...policyParameters(policy),
   ];
 }

@@ -7,12 +7,16 @@ import { type Host, hostKey } from '../host.js';
 import { copySizeBytes } from '../vm/disk.js';
 import { schedule } from '../vm/schedule.js';
 import { machineSize } from '../vm/size.js';
+import { uncarried } from '../network/plan.js';
+import { misfit } from './compatible.js';
 import { linkOf } from './move.js';
+import { oldestForZstd } from './policy.js';
 import { Failure, type MigrationDependencies, place } from './step.js';
 import { storageNow, targetOf, volumesAt } from './transfer.js';
 
 /** A target's switch that does not answer in this time is not ready for a machine. */
 const preflightMs = 5_000;
+
 export function chooseTarget(
   migration: VMMigration,
   machine: FederatedVM,
@@ -62,7 +66,7 @@ export async function preflight(
   target: Host,
   dependencies: MigrationDependencies,
 ): Promise<void> {
-  const { directory, dataplane } = dependencies;
+  const { directory, dataplane, objects } = dependencies;
   const { spec } = migration;
   const uuid = domainUuid(fuid);
   if (spec.mode === 'Offline')
@@ -74,15 +78,19 @@ export async function preflight(
       `spec.vmName: FederatedVM ${spec.vmName} is ${domain?.state ?? 'not defined'} at ${hostKey(source)}; start it (runStrategy: Running), then make a new VMMigration`,
     );
   for (const { network, name } of record.interfaces) {
-    if (!directory.network(network))
-      throw new Waiting('NetworkNotReady', `FederatedNetwork ${name} is not allocated`, 5_000);
+    const allocated = directory.network(network)?.value;
+    if (!allocated) throw new Waiting('NetworkNotReady', `FederatedNetwork ${name} is not allocated`, 5_000);
     if (target.libvirt.networks.get(networkUuid(network))?.active !== true)
       throw new Waiting(
         'NetworkNotReady',
         `FederatedNetwork ${name} is not up at target ${hostKey(target)} yet`,
         2_000,
       );
+    const narrow = uncarried(objects.site(target.site), allocated);
+    if (narrow !== undefined)
+      throw new Failure('MTUNotCarried', `spec.target.site: FederatedNetwork ${name} at ${target.site}: ${narrow}`);
   }
+  await requireFit(migration, uuid, source, target);
   const share = (host: Host): string =>
     JSON.stringify([host.siteSpec.storage?.shared?.server, host.siteSpec.storage?.shared?.path]);
   if (to?.storage) await requireSpace(fuid, record, storage, { ...to, storage: to.storage }, dependencies);
@@ -110,6 +118,26 @@ export async function preflight(
       'TargetOccupied',
       `target ${hostKey(target)} already runs a domain of this machine; look at both ends`,
     );
+}
+
+/** Whether both ends can do what the policy asks for, and the target has a place for this very guest. */
+async function requireFit({ spec }: VMMigration, uuid: string, source: Host, target: Host): Promise<void> {
+  const ends = [source, target].map((host) => ({ host, connection: linkOf(host).connection }));
+  const asksZstd = spec.policy?.compression === 'Zstd';
+  const [unfit] = await Promise.all([
+    trying('LibvirtFailed', `target ${hostKey(target)}`, () =>
+      misfit(uuid, linkOf(source).connection, linkOf(target).connection),
+    ),
+    ...(asksZstd ? ends : []).map(async ({ host, connection }) => {
+      const version = await trying('LibvirtFailed', hostKey(host), () => connection.libVersion());
+      if (version < oldestForZstd)
+        throw new Failure(
+          'CompressionNotSupported',
+          `spec.policy.compression: libvirt at ${hostKey(host)} is older than 9.4 and can't do Zstd; leave it out or use XBZRLE, then make a new VMMigration`,
+        );
+    }),
+  ]);
+  if (unfit) throw new Failure(unfit.reason, `spec.target: ${hostKey(target)}: ${unfit.message}`);
 }
 
 const mebibytes = (bytes: bigint): string => `${String(bytes >> 20n)} MiB`;

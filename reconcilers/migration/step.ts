@@ -8,6 +8,7 @@ import type { Dataplane } from '../dataplane/dataplane.js';
 import { type Host, hostKey, type Hosts } from '../host.js';
 import type { Objects } from '../objects.js';
 import type { Move } from './move.js';
+import type { Course } from './policy.js';
 
 export interface MigrationDependencies {
   readonly objects: Objects;
@@ -17,6 +18,8 @@ export interface MigrationDependencies {
   readonly store: KeyValueStore;
   /** The moves that this process started, by attempt. Losing it loses nothing: the daemons and Consul tell the rest. */
   readonly moves: Map<string, Move>;
+  /** How copies that are under way get on, as this process has seen it, by attempt. */
+  readonly courses: Map<string, Course>;
   /** Disks that this process deletes just now, after a move, by fuid. */
   readonly clearing: Map<string, Promise<void>>;
   /** Asks for a reconcile of the migration. */
@@ -24,6 +27,8 @@ export interface MigrationDependencies {
   readonly log: (message: string, fields: Record<string, unknown>) => void;
   /** Wall clock, for timestamps only. */
   readonly clock: () => Date;
+  /** Monotonic, in milliseconds. */
+  readonly now: () => number;
 }
 
 export type Status = Omit<VMMigrationStatus, 'conditions' | 'observedGeneration'>;
@@ -115,6 +120,7 @@ export function finish(
 ): Outcome<Status> {
   dependencies.moves.get(migration.metadata.uid)?.close();
   dependencies.moves.delete(migration.metadata.uid);
+  dependencies.courses.delete(migration.metadata.uid);
   return concluded(migration, advance(migration, phase, reason, message, dependencies, more));
 }
 

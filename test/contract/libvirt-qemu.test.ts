@@ -156,6 +156,20 @@ describe('what a host can do', () => {
     expect(await connection.hypervisorType()).toBe('QEMU');
     expect(await connection.hypervisorVersion()).toBeGreaterThan(1_000_000);
   });
+
+  const cpus = [
+    ['qemu64', '', 'superset'],
+    ['qemu64', "<feature policy='require' name='amx-tile'/>", 'incompatible'],
+  ] as const;
+  it.each(cpus)('is compared with what a guest has: %s %s is %s', async (model, feature, result) => {
+    const cpu = `<cpu mode='custom' match='exact'><model fallback='forbid'>${model}</model>${feature}</cpu>`;
+    expect(await connection.compareHypervisorCpu(cpu, 'x86_64', 'pc', 'qemu')).toBe(result);
+  });
+
+  it('is refused for a machine type that its QEMU does not have', async () => {
+    const unknown = connection.domainCapabilities('x86_64', 'pc-q35-99.9', 'qemu');
+    await expect(unknown).rejects.toMatchObject({ kind: 'INVALID_ARG' });
+  });
 });
 
 describe('a network of the real driver', () => {

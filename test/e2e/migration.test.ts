@@ -2,6 +2,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { kinds, migrationPhases, type StorageKind, type VMMigration } from '../../crds/index.js';
 import {
   apply,
+  captureStarted,
   condition,
   ConsoleWatch,
   edgeTargets,
@@ -38,6 +39,8 @@ const address = '172.16.0.20';
 let operator: Operator | undefined;
 /** Of the machine that the next case begins with. */
 let storage: StorageKind = 'Shared';
+/** Of the machine that is there. */
+let madeWith: StorageKind | undefined;
 
 const moverManifest = (): Manifest =>
   machine(mover, { storage, placement: { site: 'valencia' }, networks: [{ name: 'blue', address }] });
@@ -53,9 +56,10 @@ beforeAll(async () => {
 
 afterAll(async () => await stopOperator(operator), 90_000);
 
-/** Every case begins with a machine that has never moved, at valencia. */
+/** Every case begins with the machine at valencia, its disk where it was made. */
 beforeEach(async () => {
-  await freshMachine();
+  const { status } = (await find(kinds.FederatedVM, mover)) ?? {};
+  if (status?.site !== 'valencia' || status.phase !== 'Running' || madeWith !== storage) await freshMachine();
 }, 120_000);
 
 afterEach(async () => {
@@ -68,6 +72,7 @@ async function freshMachine(): Promise<void> {
     expect(await find(kinds.FederatedVM, mover)).toBeUndefined(),
   );
   await apply([moverManifest()]);
+  madeWith = storage;
   await waitReady(kinds.FederatedVM, `--namespace=${ns}`);
   await guest(mover, 'cat /run/ready', 60_000);
   const { status } = await get(kinds.FederatedVM, watcher);
@@ -476,4 +481,126 @@ describe('a machine on the share', () => {
       await eventually('it is gone', async () => expect(await find(kinds.FederatedVM, mover)).toBeUndefined());
     });
   }, 200_000);
+});
+
+describe('a migration by a policy', () => {
+  beforeAll(async () => await freshMachine(), 120_000);
+
+  /** Moves the machine; it must have gone on, and be nowhere else. */
+  async function moveBy(
+    name: string,
+    site: SiteName,
+    policy: Manifest,
+    during?: () => Promise<void>,
+  ): Promise<VMMigration> {
+    const { uuid } = await identity();
+    await using console = await ConsoleWatch.start(site, uuid);
+    const before = await boot();
+    await apply([migration(name, site, { policy })]);
+    await during?.();
+    const vmig = await untilOver(name);
+    expect(vmig.status?.message).toMatch(/^moved to /);
+    try {
+      const after = await boot();
+      const fault = panicOf(console.text);
+      if (after.id !== before.id && fault !== undefined) throw new GuestPanic(fault);
+      expect(after.id).toBe(before.id);
+    } catch (error) {
+      const fault = panicOf(console.text, String(error));
+      throw fault === undefined ? error : new GuestPanic(fault, { cause: error });
+    }
+    await expectOnlyAt(site);
+    return vmig;
+  }
+
+  const elsewhere = async (): Promise<[SiteName, SiteName]> =>
+    (await get(kinds.FederatedVM, mover)).status?.site === 'valencia'
+      ? ['valencia', 'saopaulo']
+      : ['saopaulo', 'valencia'];
+  const received = async (site: SiteName): Promise<number> =>
+    Number(await inSite(site, 'cat', '/sys/class/net/br-wan/statistics/rx_bytes'));
+
+  it('sends no more than it may', async () => {
+    await despitePanics(async () => {
+      const [, to] = await elsewhere();
+      const limit = 25;
+      const before = await received(to);
+      const { status } = await moveBy('slow', to, { bandwidthMiBps: limit });
+      const bytes = (await received(to)) - before;
+      const seconds = (status?.totalTimeMs ?? NaN) / 1_000;
+      const rate = bytes / 2 ** 20 / seconds;
+      report(
+        `${String(bytes >> 20)} MiB over the wire in ${seconds.toFixed(1)} s: ${rate.toFixed(1)} MiB/s of ${String(limit)}`,
+      );
+      expect(rate).toBeLessThan(limit * 1.15);
+      expect(rate).toBeGreaterThan(limit * 0.5);
+    });
+  }, 120_000);
+
+  const tooLate = { bandwidthMiBps: 12, timeoutSeconds: 2 };
+  it('pauses the guest where that is to end it', async () => {
+    await despitePanics(async () => {
+      const [from, to] = await elsewhere();
+      const { uuid } = await identity();
+      // It pauses after 4 s and gives up after 8; the copy takes 6 to 7.
+      await moveBy('paused', to, { bandwidthMiBps: 15, timeoutSeconds: 4, onStall: 'Pause' }, async () => {
+        await eventually('the guest waits', async () => expect(await whereabouts(uuid)).toContain(`${from} paused`));
+      });
+      expect(await whereabouts(uuid)).toEqual([`${to} running`]);
+    });
+  }, 120_000);
+
+  it('gives up where it is to, and the guest runs on', async () => {
+    const [from, to] = await elsewhere();
+    const before = await boot();
+    await apply([migration('late', to, { policy: tooLate })]);
+    const { status } = await untilOver('late');
+    expect(status).toMatchObject({ phase: 'Failed', reason: 'DeadlineExceeded' });
+    expect(status?.message).toMatch(/spec\.policy\.timeoutSeconds/);
+    await expectOnlyAt(from);
+    expect((await boot()).id).toBe(before.id);
+  }, 60_000);
+
+  it('lets the guest run on at the target before its memory is there', async () => {
+    await despitePanics(async () => {
+      const [, to] = await elsewhere();
+      const { status } = await moveBy('ahead', to, { ...tooLate, postCopy: 'OnStall' });
+      report(`post-copy: downtime ${String(status?.downtimeMs)} ms, total ${String(status?.totalTimeMs)} ms`);
+    });
+  }, 120_000);
+
+  it('shows nobody on the way what the guest has in mind', async () => {
+    await despitePanics(async () => {
+      const secret = 'what-the-guest-has-in-mind';
+      await guest(mover, `yes ${secret.split('').reverse().join('')} | rev | head -n 4000 >/run/secret`, 20_000);
+      const seen: number[] = [];
+      for (const policy of [{ tls: true, parallelConnections: 2 }, { tls: false }]) {
+        const [, to] = await elsewhere();
+        const wire = inSite(
+          ...([
+            to,
+            'sh',
+            '-c',
+            `timeout 6 tcpdump -q -i br-wan -s 0 -w - 'tcp dst portrange 49152-49215' 2>/dev/null | grep -a -c ${secret} || true`,
+          ] as const),
+        );
+        await captureStarted();
+        await moveBy(policy.tls ? 'veiled' : 'bare', to, policy);
+        seen.push(Number(await wire));
+      }
+      expect(seen[0]).toBe(0);
+      expect(seen[1]).toBeGreaterThan(0);
+    });
+  }, 180_000);
+
+  it('compresses, and refuses beforehand what the hosts can’t do', async () => {
+    await despitePanics(async () => {
+      const [from, to] = await elsewhere();
+      await apply([migration('zstd', to, { policy: { compression: 'Zstd', parallelConnections: 2 } })]);
+      const { status } = await untilOver('zstd');
+      expect(status).toMatchObject({ phase: 'Failed', reason: 'CompressionNotSupported' });
+      await expectOnlyAt(from);
+      await moveBy('xbzrle', to, { compression: 'XBZRLE' });
+    });
+  }, 120_000);
 });

@@ -1483,6 +1483,13 @@ const migrations: Case[] = [
     spec: { ...policy({ maxDowntimeMs: 10 }), mode: 'Offline' },
     ...refused('spec.policy', 'Offline takes only'),
   },
+  {
+    name: 'TLS for a machine that is off',
+    reason: 'our own copy of a disk goes through the daemons, over their connections',
+    kind: 'VMMigration',
+    spec: { ...policy({ tls: true }), mode: 'Offline' },
+    ...refused('spec.policy'),
+  },
   // updates
   {
     name: 'cancel',

@@ -1,0 +1,99 @@
+import { describe, expect, it } from '@jest/globals';
+import { constants as c } from '../../../drivers/libvirt/index.js';
+import type { MigrationPolicy } from '../../../crds/index.js';
+import { needsOf } from '../../../reconcilers/migration/compatible.js';
+import {
+  deadlineMs,
+  firstDowntimeMs,
+  follow,
+  isStalled,
+  onStall,
+  policyFlags,
+  policyParameters,
+  type Course,
+} from '../../../reconcilers/migration/policy.js';
+
+describe('what libvirt is asked for', () => {
+  const always = c.MIGRATE_AUTO_CONVERGE;
+  const cases: readonly { reason: string; policy: MigrationPolicy; flags: number; parameters?: Record<string, string | bigint | number> }[] = [
+    { reason: 'a guest that writes too fast is slowed down unless that is forbidden', policy: {}, flags: always },
+    { reason: 'it is forbidden', policy: { autoConverge: false }, flags: 0 },
+    { reason: 'a limit is in MiB a second, as libvirt wants it', policy: { bandwidthMiBps: 7 }, flags: always, parameters: { bandwidth: 7n } },
+    { reason: 'post-copy has to be enabled beforehand, and has a limit of its own', policy: { postCopy: 'OnStall', bandwidthMiBps: 7 }, flags: always | c.MIGRATE_POSTCOPY, parameters: { bandwidth: 7n, 'bandwidth.postcopy': 7n } },
+    { reason: 'no post-copy is none', policy: { postCopy: 'Never' }, flags: always },
+    { reason: 'compression has a flag and a name', policy: { compression: 'XBZRLE' }, flags: always | c.MIGRATE_COMPRESSED, parameters: { compression: 'xbzrle' } },
+    { reason: 'no compression is none', policy: { compression: 'None' }, flags: always },
+    { reason: 'Zstd goes over parallel connections', policy: { compression: 'Zstd', parallelConnections: 4 }, flags: always | c.MIGRATE_COMPRESSED | c.MIGRATE_PARALLEL, parameters: { compression: 'zstd', 'parallel.connections': 4 } },
+    { reason: 'TLS is a flag; its certificates are the hosts’', policy: { tls: true }, flags: always | c.MIGRATE_TLS },
+  ]; // prettier-ignore
+  it.each(cases)('$reason', ({ policy, flags, parameters = {} }) => {
+    expect(policyFlags(policy)).toBe(flags);
+    expect(Object.fromEntries(policyParameters(policy).map(({ name, value }) => [name, value.value]))).toEqual(
+      parameters,
+    );
+  });
+});
+
+describe('the deadline', () => {
+  it('is what the policy says', () => expect(deadlineMs({ timeoutSeconds: 5 }, 1n << 40n)).toBe(5_000));
+  it('grows with the memory where it says nothing', () => {
+    expect(deadlineMs({}, 0n)).toBe(300_000);
+    expect(deadlineMs({}, 4_000_000_000n)).toBe(4_300_000);
+  });
+});
+
+describe('what follows a stall', () => {
+  const cases: readonly [string, MigrationPolicy, string][] = [
+    ['the move is given up where nothing is said: the guest runs on at the source', {}, 'Abort'],
+    ['who allows post-copy on a stall wants it then', { postCopy: 'OnStall' }, 'PostCopy'],
+    ['but may want something else at the deadline', { postCopy: 'OnStall', onStall: 'Pause' }, 'Pause'],
+    ['a pause is asked for', { onStall: 'Pause' }, 'Pause'],
+  ];
+  it.each(cases)('%s', (_, policy, action) => expect(onStall(policy)).toBe(action));
+});
+
+describe('a copy on its course', () => {
+  const seen = (looks: readonly { at: number; remaining: number; round: number }[], policy: MigrationPolicy = {}): Course =>
+    looks.reduce<Course | undefined>(
+      (course, { at, remaining, round }) =>
+        follow(course, { remainingBytes: remaining, iteration: round }, policy, at * 1_000),
+      undefined,
+    ) ?? follow(undefined, {}, policy, 0); // prettier-ignore
+
+  it('begins with a quarter of the time at the switch-over', () => {
+    expect(firstDowntimeMs({})).toBe(75);
+    expect(firstDowntimeMs({ maxDowntimeMs: 1 })).toBe(1);
+    expect(seen([]).downtimeMs).toBe(75);
+  });
+
+  it('gets more with each round that did not suffice, up to the limit', () => {
+    const rounds = [1, 2, 3, 4, 5, 6].map((round) => ({ at: round, remaining: 100, round }));
+    const downtimes = rounds.map((_, n) => seen(rounds.slice(0, n + 1)).downtimeMs);
+    expect(downtimes).toEqual([75, 75, 150, 300, 300, 300]);
+  });
+
+  it('gets no more while a round lasts, however often it is looked at', () => {
+    const looks = [1, 2, 3, 4, 5].map((at) => ({ at, remaining: 100, round: 3 }));
+    expect(seen(looks).downtimeMs).toBe(75);
+  });
+
+  const stalls: readonly { reason: string; looks: Parameters<typeof seen>[0]; at: number; stalled: boolean }[] = [
+    { reason: 'less remains than ever: it gets on', looks: [{ at: 0, remaining: 100, round: 1 }, { at: 50, remaining: 90, round: 1 }], at: 100, stalled: false },
+    { reason: 'nothing moves for a minute: the connection is gone', looks: [{ at: 0, remaining: 100, round: 1 }, { at: 1, remaining: 90, round: 1 }], at: 62, stalled: true },
+    { reason: 'more remains after each round, but the low is recent', looks: [{ at: 0, remaining: 100, round: 1 }, { at: 30, remaining: 1, round: 1 }, { at: 31, remaining: 80, round: 2 }], at: 80, stalled: false },
+    { reason: 'a round over a narrow line takes minutes: it may have some of them', looks: [{ at: 0, remaining: 100, round: 1 }, { at: 100, remaining: 50, round: 2 }, { at: 200, remaining: 60, round: 3 }], at: 350, stalled: false },
+    { reason: 'and no more than some', looks: [{ at: 0, remaining: 100, round: 1 }, { at: 100, remaining: 50, round: 2 }, { at: 200, remaining: 60, round: 3 }], at: 401, stalled: true },
+  ]; // prettier-ignore
+  it.each(stalls)('$reason', ({ looks, at, stalled }) => expect(isStalled(seen(looks), at * 1_000)).toBe(stalled));
+});
+
+describe('what a guest needs of a target', () => {
+  const cpu = "<cpu mode='custom' match='exact' check='full'><model fallback='forbid'>Skylake</model></cpu>";
+  const domain = (type: string, inner: string): string =>
+    `<domain type='${type}'><os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os>${inner}</domain>`;
+  const all = { arch: 'x86_64', machine: 'pc-q35-7.2' };
+  it('is its machine type and, with KVM, its CPU', () =>
+    expect(needsOf(domain('kvm', cpu))).toEqual({ ...all, virtualisation: 'kvm', cpu }));
+  it('is no CPU that QEMU emulates: it does so everywhere', () =>
+    expect(needsOf(domain('qemu', cpu))).toEqual({ ...all, virtualisation: 'qemu', cpu: undefined }));
+});
