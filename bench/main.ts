@@ -10,6 +10,7 @@ import { machine } from './cases/machine.js';
 import { migration } from './cases/migration.js';
 import { network } from './cases/network.js';
 import { reprogram } from './cases/reprogram.js';
+import { wan } from './cases/wan.js';
 import { createNamespace, removeEverything } from './cleanup.js';
 import { defineKinds } from './floor/kinds.js';
 import { connectLab, project } from './lab.js';
@@ -17,7 +18,7 @@ import { namespace } from './objects.js';
 import { Operator, refuseOther } from './operator.js';
 import { table, toJson, type Row } from './row.js';
 
-const cases: readonly Case[] = [list, network, flows, reprogram, machine, migration, idle, growth];
+const cases: readonly Case[] = [list, network, flows, reprogram, machine, migration, wan, idle, growth];
 
 const usage = `usage: npx tsx bench/main.ts [--only NAME]… [--quick]
 

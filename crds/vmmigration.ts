@@ -172,9 +172,17 @@ const status = z.object({
     .describe('How much of memory and disk is there, in percent; never runs backwards.'),
   totalTimeMs: count.optional().describe('Time from the first to the last phase, in milliseconds.'),
   downtimeMs: count.optional().describe('How long the guest stood still, in milliseconds.'),
+  networkDowntimeMs: count
+    .optional()
+    .describe(
+      'How long nothing was forwarded for the machine, in milliseconds: from its stop at the source until every switch that knows its networks sends to the target. Left out where the operator did not see both.',
+    ),
   transferredBytes: count.optional().describe('Sent so far, in bytes.'),
   remainingBytes: count.optional().describe('Still to be sent, in bytes; grows when the guest writes.'),
   dirtyRateBytesPerSecond: count.optional().describe('How fast the guest writes memory, in bytes per second.'),
+  estimatedSecondsRemaining: count
+    .optional()
+    .describe('At the present rate; left out while the guest writes as fast as it is copied.'),
   iteration: count.optional().describe('Rounds of copying so far.'),
   phaseTimestamps: z
     .array(phaseTimestamp)

@@ -6,7 +6,7 @@ import { type Host, hostKey } from '../host.js';
 import { createCopies } from '../vm/disk.js';
 import { clearCopied } from './clear.js';
 import { Move } from './move.js';
-import { cas, takeOver } from './ownership.js';
+import { areSwitchesFollowing, cas, takeOver } from './ownership.js';
 import { chooseTarget, preflight } from './preflight.js';
 import { advance, type MigrationDependencies, place, pollMs, reachable, type Status, underWay, what } from './step.js';
 import { storageNow, targetOf, volumesAt } from './transfer.js';
@@ -90,13 +90,15 @@ export function startMove(
         const from = volumesAt({ site, host }, storage ?? 'Local', dependencies);
         return await createCopies(fuid, from, volumesAt(to, to.storage ?? 'Local', dependencies));
       }),
-    onTargetRuns: () => {
-      void takeOver(fuid, attempt, dependencies).catch((error: unknown) => {
-        dependencies.log('taking over failed, tried again by the reconcile', {
-          machine: migration.spec.vmName,
-          error: messageOf(error),
-        });
-      });
+    onTargetRuns: async () => {
+      try {
+        await takeOver(fuid, attempt, dependencies);
+        return await areSwitchesFollowing(fuid, dependencies);
+      } catch (error) {
+        const fields = { machine: migration.spec.vmName, error: messageOf(error) };
+        dependencies.log('taking over failed, tried again by the reconcile', fields);
+        return false;
+      }
     },
     onChange: () => dependencies.enqueue(migration),
   });

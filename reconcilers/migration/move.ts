@@ -28,8 +28,8 @@ export interface MoveRequest {
   readonly makeCopies: (() => Promise<MachineVolumes>) | undefined;
   /** Whether another process may have begun the same move just before. */
   readonly isTakenUp: boolean;
-  /** Called the moment the guest runs at the target: every millisecond until then is downtime. */
-  readonly onTargetRuns: () => void;
+  /** Called the moment the guest runs at the target: every millisecond until then is downtime. Resolves true once all switches follow. */
+  readonly onTargetRuns: () => Promise<boolean>;
   /** Called when something happened that the reconcile should look at. */
   readonly onChange: () => void;
 }
@@ -39,6 +39,8 @@ export class Move {
   #error: unknown;
   #settled = false;
   #completed: JobStats['params'] | undefined;
+  #stoppedAtMs: number | undefined;
+  #networkDowntimeMs: number | undefined;
   readonly #subscription = new Subscription();
 
   constructor(private readonly request: MoveRequest) {
@@ -49,8 +51,13 @@ export class Move {
       target.lifecycle.subscribe((event) => {
         if (event.uuid !== uuid) return;
         // Questions to the daemons while they switch over would only lengthen it, so just these two are followed up.
-        if (event.event === 'resumed') request.onTargetRuns();
+        if (event.event === 'resumed') void this.#followed();
         if (event.event === 'resumed' || event.event === 'stopped') request.onChange();
+      }),
+    );
+    this.#subscription.add(
+      source.lifecycle.subscribe((event) => {
+        if (event.uuid === uuid && event.event === 'suspended') this.#stoppedAtMs = performance.now();
       }),
     );
     this.#subscription.add(
@@ -73,8 +80,19 @@ export class Move {
     return this.#completed;
   }
 
+  /** From the guest's stop at the source until it runs at the target and all switches send there; undefined: not seen. */
+  get networkDowntimeMs(): number | undefined {
+    return this.#networkDowntimeMs;
+  }
+
   close(): void {
     this.#subscription.unsubscribe();
+  }
+
+  async #followed(): Promise<void> {
+    const isForwarded = await this.request.onTargetRuns();
+    if (isForwarded && this.#stoppedAtMs !== undefined)
+      this.#networkDowntimeMs = Math.round(performance.now() - this.#stoppedAtMs);
   }
 
   async #run(uuid: string, { connection }: LibvirtLink): Promise<void> {

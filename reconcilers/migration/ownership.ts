@@ -1,5 +1,7 @@
+import { filter, firstValueFrom, map, of, startWith, timeout } from 'rxjs';
 import type { VMMigration } from '../../crds/index.js';
 import { consul } from '../common/allocation.js';
+import { within } from '../common/deadline.js';
 import { attempt as trying, Transient } from '../common/errors.js';
 import { given } from '../common/given.js';
 import type { Outcome } from '../common/outcome.js';
@@ -8,6 +10,9 @@ import { hostKey } from '../host.js';
 import { deleteCopies } from '../vm/disk.js';
 import { finish, place, type MigrationDependencies, type Status } from './step.js';
 import { volumesAt } from './transfer.js';
+
+/** A switch that has not followed by then is away: it does when it is back. */
+const followMs = 5_000;
 
 /** The target owns the machine from here; the data planes follow the record. Does nothing if that has happened. */
 export async function takeOver(fuid: string, attempt: string, dependencies: MigrationDependencies): Promise<void> {
@@ -26,6 +31,26 @@ export async function takeOver(fuid: string, attempt: string, dependencies: Migr
   // The event of the target's resuming and the reconcile both come here; the first one has done it.
   if (moving())
     throw new Transient('RecordChanged', `the record changed while attempt ${done} took over; it is read again`);
+}
+
+/** Whether every host's flows of the machine's networks send to where the record says; resolves when they do, or after a while. */
+export async function areSwitchesFollowing(
+  fuid: string,
+  { directory, dataplane, hosts }: MigrationDependencies,
+): Promise<boolean> {
+  const owned = directory.changes.pipe(
+    startWith(undefined),
+    map(() => directory.machine(fuid)?.value),
+    filter((record) => record?.phase === 'Owned'),
+    timeout({ first: followMs, with: () => of(undefined) }),
+  );
+  const record = await firstValueFrom(owned, { defaultValue: undefined });
+  const vnis = (record?.interfaces ?? []).flatMap(({ network }) => directory.network(network)?.value.vni ?? []);
+  if (!record) return false;
+  const reports = [...hosts.all()].flatMap((host) =>
+    vnis.map(async (vni) => await within(followMs, hostKey(host), dataplane.ensure(host, vni))),
+  );
+  return (await Promise.all(reports)).every(({ error }) => error === undefined);
 }
 
 /** The source keeps the machine, and the migration ends: why is on record with it, so that it is not begun again. */

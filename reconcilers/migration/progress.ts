@@ -8,6 +8,7 @@ type Figures = Pick<
   | 'transferredBytes'
   | 'remainingBytes'
   | 'dirtyRateBytesPerSecond'
+  | 'estimatedSecondsRemaining'
   | 'iteration'
   | 'totalTimeMs'
   | 'downtimeMs'
@@ -27,14 +28,19 @@ export function progressOf(params: JobStats['params'], before: Figures): Figures
   const remaining = number(params, constants.DOMAIN_JOB_DATA_REMAINING);
   const percent = total > 0 && remaining !== undefined ? Math.floor((100 * (total - remaining)) / total) : 0;
   const pages = number(params, constants.DOMAIN_JOB_MEMORY_DIRTY_RATE);
+  const dirtyRate =
+    pages === undefined
+      ? before.dirtyRateBytesPerSecond
+      : pages * (number(params, constants.DOMAIN_JOB_MEMORY_PAGE_SIZE) ?? 4096);
+  const sent =
+    (number(params, constants.DOMAIN_JOB_MEMORY_BPS) ?? 0) + (number(params, constants.DOMAIN_JOB_DISK_BPS) ?? 0);
+  const gained = sent - (dirtyRate ?? 0);
   return defined<Figures>({
     progressPercent: Math.max(before.progressPercent ?? 0, Math.min(percent, 99)),
     transferredBytes: number(params, constants.DOMAIN_JOB_DATA_PROCESSED) ?? before.transferredBytes,
     remainingBytes: remaining ?? before.remainingBytes,
-    dirtyRateBytesPerSecond:
-      pages === undefined
-        ? before.dirtyRateBytesPerSecond
-        : pages * (number(params, constants.DOMAIN_JOB_MEMORY_PAGE_SIZE) ?? 4096),
+    dirtyRateBytesPerSecond: dirtyRate,
+    estimatedSecondsRemaining: remaining !== undefined && gained > 0 ? Math.ceil(remaining / gained) : undefined,
     iteration: number(params, constants.DOMAIN_JOB_MEMORY_ITERATION) ?? before.iteration,
     totalTimeMs: undefined,
     downtimeMs: undefined,
@@ -52,6 +58,7 @@ export function resultOf(params: JobStats['params'], before: Figures): Figures {
       downtimeMs: number(params, constants.DOMAIN_JOB_DOWNTIME),
       transferredBytes: number(params, constants.DOMAIN_JOB_DATA_PROCESSED) ?? before.transferredBytes,
       dirtyRateBytesPerSecond: undefined,
+      estimatedSecondsRemaining: 0,
       iteration: number(params, constants.DOMAIN_JOB_MEMORY_ITERATION) ?? before.iteration,
     }),
   };

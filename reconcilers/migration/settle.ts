@@ -1,6 +1,7 @@
 import type { VMMigration } from '../../crds/index.js';
 import { constants } from '../../drivers/libvirt/index.js';
 import type { JobStats } from '../../drivers/libvirt/types.js';
+import { given } from '../common/given.js';
 import { domainUuid } from '../common/identity.js';
 import type { Outcome } from '../common/outcome.js';
 import type { Versioned, VmRecord } from '../common/records.js';
@@ -33,9 +34,12 @@ export async function settle(
   await clearSource(migration, fuid, source, record, dependencies);
   if (record.last.left) await clearCopied(migration, fuid, found, dependencies);
   const completed = move?.completed ?? (await completedAt(record, fuid, dependencies));
-  const figures = completed ? resultOf(completed, migration.status ?? {}) : { progressPercent: 100 };
-  const spent = figures.totalTimeMs ?? 0;
-  const message = `moved to ${hostKey(record)} in ${(spent / 1_000).toFixed(1)} s, downtime ${String(figures.downtimeMs ?? 0)} ms`;
+  const figures = {
+    ...(completed ? resultOf(completed, migration.status ?? {}) : { progressPercent: 100 }),
+    ...given({ networkDowntimeMs: move?.networkDowntimeMs }),
+  };
+  const { totalTimeMs: spent = 0, downtimeMs = 0 }: Status = figures;
+  const message = `moved to ${hostKey(record)} in ${(spent / 1_000).toFixed(1)} s, downtime ${String(downtimeMs)} ms`;
   return finish(migration, 'Succeeded', 'Succeeded', message, dependencies, figures);
 }
 

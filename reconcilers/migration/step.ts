@@ -80,7 +80,8 @@ export function advance(
   { clock }: MigrationDependencies,
   more: Status = {},
 ): Status {
-  const before: Status = migration.status ?? {};
+  // An estimate is of the moment.
+  const { estimatedSecondsRemaining: _, ...before }: Status = migration.status ?? {};
   const time = clock().toISOString();
   const entered = before.phase !== phase;
   return {

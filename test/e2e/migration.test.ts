@@ -196,10 +196,10 @@ async function move(
   const result = await pings.stop();
   const fault = panicOf(console.text);
   if (after.id !== before.id && fault !== undefined) throw new GuestPanic(fault);
-  const { downtimeMs = NaN, totalTimeMs = NaN, transferredBytes = NaN } = vmig.status ?? {};
+  const { downtimeMs = NaN, networkDowntimeMs = NaN, totalTimeMs = NaN, transferredBytes = NaN } = vmig.status ?? {};
   report(
     `${name}: ${String(result.lost)} of ${String(result.sent)} pings lost, longest gap ${String(result.longestGapMs)} ms; ` +
-      `downtime ${String(downtimeMs)} ms, total ${String(totalTimeMs)} ms, ${String(transferredBytes >> 20)} MiB`,
+      `downtime ${String(downtimeMs)} ms, of the network ${String(networkDowntimeMs)} ms, total ${String(totalTimeMs)} ms, ${String(transferredBytes >> 20)} MiB`,
   );
   return { vmig, pings: result, before, after };
 }
@@ -227,6 +227,7 @@ function expectSucceeded({ vmig, pings, before, after }: Moved, from: SiteName, 
   expect(status?.transferredBytes).toBeGreaterThan(1 << 20);
   expect(status?.downtimeMs).toBeGreaterThan(0);
   expect(status?.totalTimeMs).toBeGreaterThan(status?.downtimeMs ?? NaN);
+  expect(status?.networkDowntimeMs).toBeLessThan((status?.downtimeMs ?? NaN) + 500);
   const phases = status?.phaseTimestamps?.map(({ phase }) => phase) ?? [];
   expect(phases).toEqual(migrationPhases.filter((phase) => phases.includes(phase)));
   expect(phases).toEqual(expect.arrayContaining(['Preparing', 'Copying', 'Succeeded']));
@@ -576,17 +577,15 @@ describe('a migration by a policy', () => {
       const seen: number[] = [];
       for (const policy of [{ tls: true, parallelConnections: 2 }, { tls: false }]) {
         const [, to] = await elsewhere();
-        const wire = inSite(
-          ...([
-            to,
-            'sh',
-            '-c',
-            `timeout 6 tcpdump -q -i br-wan -s 0 -w - 'tcp dst portrange 49152-49215' 2>/dev/null | grep -a -c ${secret} || true`,
-          ] as const),
-        );
+        const capture = `timeout 60 tcpdump -q -i br-wan -s 0 -w /run/wire.pcap tcp dst portrange 49152-49215 2>/dev/null &
+          echo $! >/run/wire.pid; wait`;
+        const wire = inSite(to, 'sh', '-c', capture);
         await captureStarted();
         await moveBy(policy.tls ? 'veiled' : 'bare', to, policy);
-        seen.push(Number(await wire));
+        await inSite(to, 'sh', '-c', 'kill "$(cat /run/wire.pid)"');
+        await wire;
+        const count = `grep -a -c ${secret} /run/wire.pcap || true; rm /run/wire.pcap /run/wire.pid`;
+        seen.push(Number(await inSite(to, 'sh', '-c', count)));
       }
       expect(seen[0]).toBe(0);
       expect(seen[1]).toBeGreaterThan(0);

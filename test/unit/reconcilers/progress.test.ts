@@ -16,6 +16,8 @@ describe('the figures of a running copy', () => {
     { reason: 'at the beginning nothing is known', params: { data_total: 0n, data_remaining: 0n }, figures: { progressPercent: 0, remainingBytes: 0 } },
     { reason: 'the dirty rate comes in pages', params: { memory_dirty_rate: 10n, memory_page_size: 8192n, memory_iteration: 3n }, figures: { progressPercent: 0, dirtyRateBytesPerSecond: 81920, iteration: 3 } },
     { reason: 'of 4 KiB where nobody says', params: { memory_dirty_rate: 10n }, figures: { progressPercent: 0, dirtyRateBytesPerSecond: 40960 } },
+    { reason: 'what remains, less what is written meanwhile, at the rate of memory and disk', params: { data_total: 1000, data_remaining: 900, memory_bps: 200n, disk_bps: 100n, memory_dirty_rate: 1, memory_page_size: 100 }, figures: { progressPercent: 10, remainingBytes: 900, dirtyRateBytesPerSecond: 100, estimatedSecondsRemaining: 5 } },
+    { reason: 'a guest that writes as fast as we copy has no end', params: { data_total: 1000, data_remaining: 900, memory_bps: 100n, memory_dirty_rate: 1, memory_page_size: 100 }, figures: { progressPercent: 10, remainingBytes: 900, dirtyRateBytesPerSecond: 100 } },
     { reason: 'no undefined fields: they would look like a change of the status', params: {}, figures: { progressPercent: 0 } },
   ]; // prettier-ignore
   it.each(cases)('$reason', ({ params: given, before = {}, figures }) => {
@@ -46,6 +48,7 @@ describe('the figures of a copy that has completed', () => {
     expect(resultOf(params(done), { progressPercent: 80, transferredBytes: 900 })).toEqual({
       progressPercent: 100,
       remainingBytes: 0,
+      estimatedSecondsRemaining: 0,
       transferredBytes: 1400,
       totalTimeMs: 3700,
       downtimeMs: 180,
@@ -56,6 +59,7 @@ describe('the figures of a copy that has completed', () => {
     expect(resultOf(params({}), { transferredBytes: 900, iteration: 4 })).toEqual({
       progressPercent: 100,
       remainingBytes: 0,
+      estimatedSecondsRemaining: 0,
       transferredBytes: 900,
       iteration: 4,
     });
