@@ -2,6 +2,7 @@ import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { kinds, type MigrationPolicy } from '../../crds/index.js';
 import { runInGuest } from '../../lab/guest.js';
+import type { KubeObject } from '../../controllers/kube/api.js';
 import type { Bench, Case } from '../bench.js';
 import { project } from '../lab.js';
 import { machineSpec, namespace, withNetwork } from '../objects.js';
@@ -29,6 +30,9 @@ export const wan: Case = {
   about: `moves over a line of ${rateMbit} Mbit/s by policy, of an idle guest and of one that writes all the time`,
   run,
 };
+
+const isOver = (object: KubeObject | undefined): boolean =>
+  ['Succeeded', 'Failed', 'Cancelled'].includes(kinds.VMMigration.parse(object).status?.phase ?? '');
 
 async function shape(parameters: readonly string[]): Promise<void> {
   for (const site of sites)
@@ -58,17 +62,19 @@ async function run(bench: Bench): Promise<Row[]> {
             : 'true',
         );
         const key = { namespace, name: `wan-${at}` };
-        const site = sites[(at + 1) % 2] ?? sites[0];
+        const { status: now } = kinds.FederatedVM.parse(await machines.until(name, isReady));
+        const site = sites.find((other) => other !== now?.site) ?? sites[0];
         await lab.kube.create(kinds.VMMigration, {
           metadata: key,
           spec: { vmName: name, target: { site }, policy: each.policy },
         });
-        const done = await migrations.until(key.name, isReady, 400_000);
-        const {
-          totalTimeMs = NaN,
-          downtimeMs = NaN,
-          transferredBytes = NaN,
-        } = kinds.VMMigration.parse(done).status ?? {};
+        const done = await migrations.until(key.name, isOver, 400_000);
+        const { status = {} } = kinds.VMMigration.parse(done);
+        const { totalTimeMs = NaN, downtimeMs = NaN, transferredBytes = NaN } = status;
+        if (status.phase !== 'Succeeded') {
+          say(`${each.name}: ${status.message ?? ''}`);
+          continue;
+        }
         say(
           `${each.name}: ${(totalTimeMs / 1_000).toFixed(1)} s, downtime ${downtimeMs} ms, ${transferredBytes >> 20} MiB`,
         );

@@ -13,7 +13,7 @@ import type { Move } from './move.js';
 import { isUnderWay } from './move.js';
 import { giveBack, takeOver } from './ownership.js';
 import { deadlineMs, follow, isStalled, onStall } from './policy.js';
-import { progressOf } from './progress.js';
+import { lookAt, progressOf } from './progress.js';
 import { settle } from './settle.js';
 import {
   advance,
@@ -91,7 +91,7 @@ export async function carryOn(
     case 'moving': {
       const switching = job === undefined;
       const figures = job ? progressOf(job.params, migration.status ?? {}) : {};
-      await steer(migration, machine, fuid, record.value, figures, dependencies);
+      await steer(migration, machine, fuid, record.value, job, dependencies);
       const phase = switching && (migration.status?.progressPercent ?? 0) > 0 ? 'SwitchingOver' : 'Copying';
       const message =
         phase === 'Copying' ? `copying ${what(record.value)} from ${from} to ${to}` : `switching over to ${to}`;
@@ -251,7 +251,7 @@ async function steer(
   machine: FederatedVM,
   fuid: string,
   record: VmRecord,
-  figures: Parameters<typeof follow>[1],
+  job: JobStats | undefined,
   dependencies: MigrationDependencies,
 ): Promise<void> {
   const { courses, hosts, now } = dependencies;
@@ -267,8 +267,9 @@ async function steer(
     await unlessOver(connection.abortJob(uuid));
     return;
   }
+  if (!job) return;
   const before = courses.get(uid);
-  const course = follow(before, figures, policy, now());
+  const course = follow(before, lookAt(job.params), policy, now());
   courses.set(uid, course);
   if (before && course.downtimeMs !== before.downtimeMs)
     await unlessOver(connection.setMigrationMaxDowntime(uuid, course.downtimeMs));

@@ -1,4 +1,4 @@
-import type { MigrationPolicy, VMMigrationStatus } from '../../crds/index.js';
+import type { MigrationPolicy } from '../../crds/index.js';
 import { constants } from '../../drivers/libvirt/index.js';
 import type { TypedParameters } from '../../drivers/libvirt/types.js';
 
@@ -12,7 +12,7 @@ export const oldestForZstd = 9_004_000;
 const baseDeadlineMs = 300_000;
 const slowestBytesPerSecond = 1_000_000n;
 
-/** Without a new low of what remains for this long, or for some rounds of copying where those take longer, a copy stands still. */
+/** Without any gain for this long, or for some rounds of copying where those take longer, a copy stands still. */
 const stallMs = 60_000;
 const stallRounds = 3;
 
@@ -73,6 +73,14 @@ export function deadlineMs({ timeoutSeconds }: MigrationPolicy, memoryBytes: big
 export const onStall = ({ onStall: wanted, postCopy }: MigrationPolicy): 'Abort' | 'PostCopy' | 'Pause' =>
   wanted ?? (postCopy === 'OnStall' ? 'PostCopy' : 'Abort');
 
+/** What the daemon tells of a copy now and then. throttlePercent: how much auto-converge slows the guest down. */
+export interface Look {
+  readonly remainingBytes?: number | undefined;
+  readonly transferredBytes?: number | undefined;
+  readonly iteration?: number | undefined;
+  readonly throttlePercent?: number | undefined;
+}
+
 /** A copy so far. What this process has not seen of it is as if it began when first seen: that only makes it more patient. */
 export interface Course {
   /** How long the guest may stand still now; grows to the policy's limit round by round while that does not suffice. */
@@ -81,39 +89,47 @@ export interface Course {
   /** When the round began that is under way, and how long the longest one before it took. */
   readonly roundAtMs: number;
   readonly longestRoundMs: number;
+  /** The least that remained as a round began: within each it goes down to nearly nothing. */
   readonly lowestBytes: number;
-  readonly lowestAtMs: number;
+  readonly throttlePercent: number;
+  readonly transferredBytes: number;
+  /** When something was sent last, and when something was gained: less remains, or the guest is slowed down more. */
+  readonly sentAtMs: number;
+  readonly gainedAtMs: number;
 }
 
 export const firstDowntimeMs = ({ maxDowntimeMs = defaults.maxDowntimeMs }: MigrationPolicy): number =>
   Math.max(1, Math.floor(maxDowntimeMs / firstShare));
 
 /** The course with one more look at the daemon's figures. Pure. */
-export function follow(
-  course: Course | undefined,
-  { remainingBytes = Infinity, iteration = 0 }: Pick<VMMigrationStatus, 'remainingBytes' | 'iteration'>,
-  policy: MigrationPolicy,
-  nowMs: number,
-): Course {
+export function follow(course: Course | undefined, look: Look, policy: MigrationPolicy, nowMs: number): Course {
+  const { remainingBytes = Infinity, transferredBytes = 0, iteration = 0, throttlePercent = 0 } = look;
   if (!course)
     return {
       ...{ downtimeMs: firstDowntimeMs(policy), iteration, roundAtMs: nowMs, longestRoundMs: 0 },
-      ...{ lowestBytes: remainingBytes, lowestAtMs: nowMs },
+      ...{ lowestBytes: remainingBytes, throttlePercent, transferredBytes, sentAtMs: nowMs, gainedAtMs: nowMs },
     };
   const { maxDowntimeMs = defaults.maxDowntimeMs } = policy;
   const isNewRound = iteration > course.iteration;
-  const isLower = remainingBytes < course.lowestBytes;
+  // The first round is the memory itself: all that it sends is gained.
+  const isLower = remainingBytes < course.lowestBytes && (isNewRound || iteration <= 1);
+  const isSlower = throttlePercent > course.throttlePercent;
+  const isSent = transferredBytes > course.transferredBytes;
   return {
-    // The first round is the memory itself; that another one followed the second says that what the guest wrote did not fit.
+    // That another round followed the second says that what the guest wrote meanwhile did not fit.
     downtimeMs: isNewRound && iteration > 2 ? Math.min(maxDowntimeMs, course.downtimeMs * 2) : course.downtimeMs,
     iteration: Math.max(iteration, course.iteration),
     roundAtMs: isNewRound ? nowMs : course.roundAtMs,
     longestRoundMs: isNewRound ? Math.max(course.longestRoundMs, nowMs - course.roundAtMs) : course.longestRoundMs,
-    lowestBytes: isLower ? remainingBytes : course.lowestBytes,
-    lowestAtMs: isLower ? nowMs : course.lowestAtMs,
+    // What the first round comes down to says nothing about the second one.
+    lowestBytes: isNewRound && iteration === 2 ? remainingBytes : isLower ? remainingBytes : course.lowestBytes,
+    throttlePercent: Math.max(throttlePercent, course.throttlePercent),
+    transferredBytes: Math.max(transferredBytes, course.transferredBytes),
+    sentAtMs: isSent ? nowMs : course.sentAtMs,
+    gainedAtMs: isLower || isSlower || (isNewRound && iteration <= 2) ? nowMs : course.gainedAtMs,
   };
 }
 
-/** Whether nothing has been gained for so long that nothing will be. */
-export const isStalled = ({ lowestAtMs, longestRoundMs }: Course, nowMs: number): boolean =>
-  nowMs - lowestAtMs > Math.max(stallMs, stallRounds * longestRoundMs);
+/** Whether nothing has been sent, or gained, for so long that nothing will be. */
+export const isStalled = ({ sentAtMs, gainedAtMs, longestRoundMs }: Course, nowMs: number): boolean =>
+  nowMs - sentAtMs > stallMs || nowMs - gainedAtMs > Math.max(stallMs, stallRounds * longestRoundMs);

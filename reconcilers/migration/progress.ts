@@ -1,6 +1,7 @@
 import type { VMMigrationStatus } from '../../crds/index.js';
 import { constants } from '../../drivers/libvirt/index.js';
 import type { JobStats } from '../../drivers/libvirt/types.js';
+import type { Look } from './policy.js';
 
 type Figures = Pick<
   VMMigrationStatus,
@@ -63,3 +64,11 @@ export function resultOf(params: JobStats['params'], before: Figures): Figures {
     }),
   };
 }
+
+/** What a running copy is judged by. */
+export const lookAt = (params: JobStats['params']): Look => ({
+  remainingBytes: number(params, constants.DOMAIN_JOB_DATA_REMAINING),
+  transferredBytes: number(params, constants.DOMAIN_JOB_DATA_PROCESSED),
+  iteration: number(params, constants.DOMAIN_JOB_MEMORY_ITERATION),
+  throttlePercent: number(params, constants.DOMAIN_JOB_AUTO_CONVERGE_THROTTLE),
+});

@@ -53,10 +53,17 @@ describe('what follows a stall', () => {
 });
 
 describe('a copy on its course', () => {
-  const seen = (looks: readonly { at: number; remaining: number; round: number }[], policy: MigrationPolicy = {}): Course =>
+  interface Seen {
+    at: number;
+    remaining: number;
+    round: number;
+    sent?: number;
+    throttle?: number;
+  }
+  const seen = (looks: readonly Seen[], policy: MigrationPolicy = {}): Course =>
     looks.reduce<Course | undefined>(
-      (course, { at, remaining, round }) =>
-        follow(course, { remainingBytes: remaining, iteration: round }, policy, at * 1_000),
+      (course, { at, remaining, round, sent = at, throttle = 0 }) =>
+        follow(course, { remainingBytes: remaining, iteration: round, transferredBytes: sent, throttlePercent: throttle }, policy, at * 1_000),
       undefined,
     ) ?? follow(undefined, {}, policy, 0); // prettier-ignore
 
@@ -77,12 +84,21 @@ describe('a copy on its course', () => {
     expect(seen(looks).downtimeMs).toBe(75);
   });
 
-  const stalls: readonly { reason: string; looks: Parameters<typeof seen>[0]; at: number; stalled: boolean }[] = [
-    { reason: 'less remains than ever: it gets on', looks: [{ at: 0, remaining: 100, round: 1 }, { at: 50, remaining: 90, round: 1 }], at: 100, stalled: false },
-    { reason: 'nothing moves for a minute: the connection is gone', looks: [{ at: 0, remaining: 100, round: 1 }, { at: 1, remaining: 90, round: 1 }], at: 62, stalled: true },
-    { reason: 'more remains after each round, but the low is recent', looks: [{ at: 0, remaining: 100, round: 1 }, { at: 30, remaining: 1, round: 1 }, { at: 31, remaining: 80, round: 2 }], at: 80, stalled: false },
-    { reason: 'a round over a narrow line takes minutes: it may have some of them', looks: [{ at: 0, remaining: 100, round: 1 }, { at: 100, remaining: 50, round: 2 }, { at: 200, remaining: 60, round: 3 }], at: 350, stalled: false },
-    { reason: 'and no more than some', looks: [{ at: 0, remaining: 100, round: 1 }, { at: 100, remaining: 50, round: 2 }, { at: 200, remaining: 60, round: 3 }], at: 401, stalled: true },
+  /** Round after round with as much to send: what the guest writes is what the line carries. */
+  const rounds = (count: number, seconds: number, throttle: (at: number) => number = () => 0): Seen[] =>
+    Array.from({ length: count * seconds }, (_, at) => ({
+      ...{ at, round: 1 + Math.floor(at / seconds), throttle: throttle(at) },
+      remaining: 100 * (1 - (at % seconds) / seconds),
+    }));
+  const stalls: readonly { reason: string; looks: readonly Seen[]; at: number; stalled: boolean }[] = [
+    { reason: 'less remains than ever: it gets on', looks: rounds(1, 300), at: 300, stalled: false },
+    { reason: 'nothing is sent for a minute: the connection is gone', looks: [{ at: 0, remaining: 100, round: 1 }, { at: 1, remaining: 90, round: 1 }], at: 62, stalled: true },
+    { reason: 'though the last round was nearly done, it comes to nothing: the guest writes as fast as we copy', looks: rounds(13, 6), at: 78, stalled: true },
+    { reason: 'the same guest, slowed down more and more: that is a gain', looks: rounds(13, 6, (at) => Math.floor(at / 12) * 10), at: 78, stalled: false },
+    { reason: 'and none any more once it can’t be slowed down further', looks: rounds(30, 6, (at) => Math.min(99, Math.floor(at / 12) * 30)), at: 180, stalled: true },
+    { reason: 'a round over a narrow line takes minutes: it may have some of them', looks: rounds(4, 100), at: 400, stalled: false },
+    { reason: 'and no more than some', looks: rounds(6, 100), at: 600, stalled: true },
+    { reason: 'each round has less to send', looks: [1, 2, 3, 4, 5, 6].map((round) => ({ at: round * 30, round, remaining: 100 - round })), at: 200, stalled: false },
   ]; // prettier-ignore
   it.each(stalls)('$reason', ({ looks, at, stalled }) => expect(isStalled(seen(looks), at * 1_000)).toBe(stalled));
 });
