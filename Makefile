@@ -60,3 +60,7 @@ verify: ## Check that generated files are up to date, format, lint, types, dead 
 .PHONY: test
 test: ## Everything that must hold, from lint to end-to-end in the lab (as root)
 	test/run
+
+.PHONY: test-faults
+test-faults: build ## The operator killed at every effect of its work, before, after, and with its reply lost (as root, an hour)
+	test/run --faults

@@ -1,4 +1,4 @@
-// Suites by what they need: unit (nothing), contract (one real daemon each), e2e (the lab). `make test` runs them in this order.
+// Suites by what they need: unit (nothing), contract (one real daemon each), e2e and faults (the lab). `make test` runs them in this order.
 const shared = {
   testEnvironment: 'node',
   extensionsToTreatAsEsm: ['.ts'],
@@ -16,6 +16,6 @@ const shared = {
 const project = (name) => ({ ...shared, displayName: name, testMatch: [`<rootDir>/test/${name}/**/*.test.ts`] });
 
 export default {
-  projects: [project('unit'), project('contract'), project('e2e')],
+  projects: [project('unit'), project('contract'), project('e2e'), project('faults')],
   testTimeout: 30_000,
 };

@@ -17,6 +17,7 @@ import {
   namespace,
   Operator,
   ownership,
+  panicOf,
   Pings,
   remove,
   report,
@@ -158,11 +159,6 @@ async function despitePanics(attempt: () => Promise<void>): Promise<void> {
     }
   }
 }
-
-const panic = /^.*(?:Kernel panic|Oops:|BUG: |general protection fault).*(?:\n.*RIP: .*)?/m;
-
-/** What a panic printed first, if there was one. */
-const panicOf = (...texts: readonly string[]): string | undefined => panic.exec(texts.join('\n'))?.[0];
 
 interface Moved {
   readonly vmig: VMMigration;

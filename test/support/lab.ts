@@ -1,5 +1,5 @@
 /** The lab (lab/up) as tests use it: the operator as a process, kubectl, the sites, the guests, and what there is outside. */
-export { ConsoleWatch } from './lab/console.js';
+export { ConsoleWatch, panicOf } from './lab/console.js';
 export { consulDump, ownership } from './lab/consul.js';
 export {
   apply,

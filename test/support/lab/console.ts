@@ -3,6 +3,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { connect, type Connection } from '../../../drivers/libvirt/index.js';
 import { project, type SiteName } from './run.js';
 
+const panic = /^.*(?:Kernel panic|Oops:|BUG: |general protection fault).*(?:\n.*RIP: .*)?/m;
+
+/** What a panic of a guest's kernel printed first, if there was one. */
+export const panicOf = (...texts: readonly string[]): string | undefined => panic.exec(texts.join('\n'))?.[0];
+
 /** Collects what a machine writes to its console at a site, from the moment its domain appears there. */
 export class ConsoleWatch implements AsyncDisposable {
   #text = '';

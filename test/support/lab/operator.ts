@@ -13,6 +13,9 @@ export interface OperatorOptions {
   readonly probeSeconds?: number;
   /** False: leads at once, for a successor of one that was killed and left its Lease behind. */
   readonly leaderElect?: boolean;
+  /** Node's arguments that run it in another way than from dist. */
+  readonly program?: readonly string[];
+  readonly env?: NodeJS.ProcessEnv;
 }
 
 const shownLines = 25;
@@ -36,21 +39,22 @@ export class Operator implements AsyncDisposable {
     resyncSeconds = 300,
     probeSeconds = 60,
     leaderElect = true,
+    program = ['--enable-source-maps', process.env['ISTHMUS_OPERATOR'] ?? `${project}dist/controllers/main.js`],
+    env = {},
   }: OperatorOptions = {}): Promise<Operator> {
     await refuseAnother();
     const healthAddress = `127.0.0.1:${String(await freePort())}`;
-    const main = process.env['ISTHMUS_OPERATOR'] ?? `${project}dist/controllers/main.js`;
     // It dies with the test, however that ends.
     const child = spawn(
       'setpriv',
       [
-        ...['--pdeathsig', 'KILL', process.execPath, '--enable-source-maps', main],
+        ...['--pdeathsig', 'KILL', process.execPath, ...program],
         ...[`--kubeconfig=${project}.lab/kubeconfig`, `--consul=${consulUrl}`, `--health-address=${healthAddress}`],
         ...[`--resync-seconds=${String(resyncSeconds)}`, `--probe-seconds=${String(probeSeconds)}`],
         '--log-format=console',
         ...(leaderElect ? [] : ['--no-leader-elect']),
       ],
-      { stdio: ['ignore', 'ignore', 'pipe'] },
+      { cwd: project, env: { ...process.env, ...env }, stdio: ['ignore', 'ignore', 'pipe'] },
     );
     const operator = new Operator(child, healthAddress);
     try {
@@ -68,6 +72,11 @@ export class Operator implements AsyncDisposable {
 
   get lines(): readonly string[] {
     return this.#lines;
+  }
+
+  /** Resolves when the process has ended, however. */
+  get ended(): Promise<unknown> {
+    return this.#exited;
   }
 
   /** Finished reconciles of a kind since its start, by its plural name. */

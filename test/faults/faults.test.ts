@@ -1,0 +1,89 @@
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { kinds } from '../../crds/index.js';
+import { apply, manifest, namespace, report, waitReady } from '../support/lab.js';
+import { faultsOf, Harness, sample, seeded, type Results, type Scenario } from './harness.js';
+import { MachineLife, Moving, network, NetworkLife, ns, sites } from './scenarios.js';
+
+/**
+ * The operator dies before each of its effects and after it, and gets no reply to it. What a good run does outside is recorded, and the
+ * run repeated with each of these. ISTHMUS_FAULTS=all does them all; else lost replies, and of the deaths as many as there is time for.
+ */
+const all = process.env['ISTHMUS_FAULTS'] === 'all';
+const seed = Number(process.env['ISTHMUS_FAULTS_SEED'] ?? Date.now() % 1_000_000);
+const random = seeded(seed);
+/** A regular expression: only faults whose title it meets, to look at one closely. */
+const only = new RegExp(process.env['ISTHMUS_FAULTS_ONLY'] ?? '');
+
+let harness: Harness | undefined;
+/** Effects whose lost replies have been tried. */
+const tried = new Set<string>();
+
+beforeAll(async () => {
+  report(`seed ${seed} (ISTHMUS_FAULTS_SEED)`);
+  harness = await Harness.start();
+  await apply([namespace(ns), manifest('FederatedNetwork', network, { cidr: '172.16.0.0/16', sites: [...sites] })]);
+  await waitReady(kinds.FederatedNetwork, `--namespace=${ns}`);
+}, 120_000);
+
+afterAll(async () => await harness?.[Symbol.asyncDispose](), 120_000);
+
+/** In a sample, lost replies to effects that another scenario has too are not tried again, and those to statuses are sampled. */
+async function survive(scenario: Scenario, sampled: number): Promise<void> {
+  if (!harness) throw new Error('there is no harness');
+  await scenario.reset();
+  const effects = await harness.record(scenario, 2);
+  report(`${scenario.name}: ${effects.length} effects`);
+  const faults = faultsOf(effects).filter((each) => only.test(`${each.way} ${each.effect}`));
+  const isDue = ({ effect, way }: (typeof faults)[number]): boolean =>
+    way === 'lose-reply' && !tried.has(effect) && !effect.startsWith('kube applyStatus');
+  const chosen = all
+    ? faults
+    : [
+        ...faults.filter(isDue),
+        ...sample(
+          faults.filter((each) => !isDue(each) && each.way !== 'lose-reply'),
+          sampled,
+          random,
+        ),
+      ];
+  for (const effect of effects) tried.add(effect);
+  expectSurvived(await harness.replay(scenario, chosen), chosen.length);
+}
+
+function expectSurvived({ failures, missed, done }: Results, wanted: number): void {
+  expect(failures).toEqual([]);
+  expect(done).toBe(wanted);
+  // Order and timing differ from run to run, but most of what happened once happens again.
+  expect(missed.length).toBeLessThanOrEqual(Math.ceil(wanted / 4));
+}
+
+const timeoutMs = 3_600_000;
+
+describe('whatever effect fails, the operator or its successor brings it to its end', () => {
+  it.each(['Shared', 'Local'] as const)(
+    'in moving a running machine whose disk is %s',
+    async (storage) => {
+      if (!harness) throw new Error('there is no harness');
+      const moving = new Moving(harness, storage);
+      await survive(moving, 4);
+      await moving.end();
+    },
+    timeoutMs,
+  );
+
+  it(
+    'in creating and deleting a network',
+    async () => {
+      if (harness) await survive(new NetworkLife(harness), 4);
+    },
+    timeoutMs,
+  );
+
+  it.each(['Shared', 'Local'] as const)(
+    'in creating and deleting a machine whose disk is %s',
+    async (storage) => {
+      if (harness) await survive(new MachineLife(harness, storage), 4);
+    },
+    timeoutMs,
+  );
+});

@@ -1,0 +1,228 @@
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { eventually, Operator, project, report, startOperator, stopOperator } from '../support/lab.js';
+import { effectsFile, firedFile, planFile, ways, type Fault, type Plan } from './injector.js';
+import { Lab } from './lab.js';
+import { Watch } from './watch.js';
+
+/** Something to do with the operator, over and over, during which faults happen. */
+export interface Scenario {
+  readonly name: string;
+  /** What the ends of connections are in the next run, so that its effects have the names of the last one's. */
+  names(): Plan['names'];
+  /** Lets the operator do it, and waits until it is done. Fails if it is not. */
+  act(run: number): Promise<void>;
+  /** Whether the world is as it should be then, beyond what Watch and audit see. */
+  check(): Promise<void>;
+  /** After a run that failed: a fresh start. */
+  reset(): Promise<void>;
+}
+
+/** The guest died of its emulator: the run says nothing and is repeated. */
+export class GuestDied extends Error {}
+
+export interface Results {
+  readonly done: number;
+  readonly failures: readonly string[];
+  /** Faults whose effect did not happen in their run. */
+  readonly missed: readonly string[];
+}
+
+const folder = `${project}.lab/faults`;
+const quietMs = 250;
+/** One that fails so often has one cause, and each failure takes long. */
+const mostFailures = 4;
+const mostDeaths = 3;
+
+const options = {
+  program: ['--import', 'tsx', 'test/faults/operator.ts'],
+  env: { ISTHMUS_FAULTS: folder },
+  leaderElect: false,
+};
+
+/** An operator that is told which effect goes wrong, and has a successor as soon as it dies of that. */
+export class Harness implements AsyncDisposable {
+  #run = 0;
+  #ended = false;
+  #unable: unknown;
+  readonly #keeping: Promise<void>;
+
+  private constructor(
+    readonly lab: Lab,
+    readonly watch: Watch,
+    private operator: Operator,
+  ) {
+    this.#keeping = this.#keep();
+  }
+
+  static async start(): Promise<Harness> {
+    rmSync(folder, { recursive: true, force: true });
+    mkdirSync(folder, { recursive: true });
+    const operator = await startOperator(options);
+    try {
+      const lab = await Lab.open();
+      return new Harness(lab, new Watch(lab), operator);
+    } catch (error) {
+      await operator.kill();
+      throw error;
+    }
+  }
+
+  /** The effects of a scenario that all goes well in, of several runs: what only one of them had may happen again. */
+  async record(scenario: Scenario, runs: number): Promise<string[]> {
+    const effects = new Set<string>();
+    for (let run = 0; run < runs; run++) {
+      await this.#once(scenario, undefined);
+      for (const effect of this.#effects()) effects.add(effect);
+    }
+    return [...effects];
+  }
+
+  /** Does the scenario once with each fault. */
+  async replay(scenario: Scenario, faults: readonly Fault[]): Promise<Results> {
+    const failures: string[] = [];
+    const missed: string[] = [];
+    const from = performance.now();
+    let done = 0;
+    for (const fault of faults) {
+      const title = `${scenario.name}: ${fault.way} ${fault.effect}`;
+      const begun = performance.now();
+      try {
+        const fired = await this.#despiteDeaths(scenario, fault);
+        const spent = `${((performance.now() - begun) / 1_000).toFixed(1)} s`;
+        if (!fired) missed.push(title);
+        report(`${title}: ${fired ? '' : 'not reached, '}${spent}`);
+      } catch (error) {
+        failures.push(`${title}: ${error instanceof Error ? error.message : String(error)}`);
+        report(`FAILED ${failures.at(-1) ?? ''}`);
+        if (failures.length >= mostFailures) break;
+        await this.#reset(scenario);
+      }
+      done++;
+    }
+    const seconds = Math.round((performance.now() - from) / 1_000);
+    report(
+      `${scenario.name}: ${done} of ${faults.length} faults in ${seconds} s, ${missed.length} not reached, ${failures.length} failed; ` +
+        `${this.watch.looks} looks at the invariants so far`,
+    );
+    return { done, failures, missed };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#ended = true;
+    await this.watch[Symbol.asyncDispose]();
+    await this.lab[Symbol.asyncDispose]();
+    await stopOperator(this.operator);
+    await this.#keeping;
+  }
+
+  async #despiteDeaths(scenario: Scenario, fault: Fault): Promise<boolean> {
+    for (let deaths = 0; ; deaths++) {
+      try {
+        return await this.#once(scenario, fault);
+      } catch (error) {
+        if (!(error instanceof GuestDied) || deaths === mostDeaths) throw error;
+        report(`the emulated guest died (${deaths + 1}), repeated with a fresh one: ${error.message}`);
+        await this.#reset(scenario);
+      }
+    }
+  }
+
+  /** Answers whether the fault came about. */
+  async #once(scenario: Scenario, fault: Fault | undefined): Promise<boolean> {
+    this.#arm(scenario.names(), fault);
+    const { operator } = this;
+    await scenario.act(this.#run);
+    await this.#quiet();
+    const seen = this.watch.take();
+    if (seen.length > 0) throw new Error(seen.join('\n'));
+    await scenario.check();
+    const findings = await this.lab.audit(2_000);
+    if (findings.length > 0) throw new Error(`audit: ${findings.join('\n')}`);
+    const fired = fault !== undefined && read(firedFile) !== '';
+    if (!(fired && fault.way !== 'lose-reply') && operator !== this.operator)
+      throw new Error('the operator ended by itself');
+    return fired;
+  }
+
+  async #reset(scenario: Scenario): Promise<void> {
+    this.#arm({}, undefined);
+    await scenario.reset();
+    await this.#quiet();
+    this.watch.take();
+  }
+
+  #arm(names: Plan['names'], fault: Fault | undefined): void {
+    const plan: Plan = { run: ++this.#run, names, ...(fault ? { fault } : {}) };
+    writeFileSync(join(folder, planFile), JSON.stringify(plan));
+    rmSync(join(folder, firedFile), { force: true });
+  }
+
+  #effects(): string[] {
+    const mine = `${this.#run} `;
+    return read(effectsFile)
+      .split('\n')
+      .filter((line) => line.startsWith(mine))
+      .map((line) => line.slice(mine.length));
+  }
+
+  /** An operator works, and for a while nothing was written. */
+  async #quiet(): Promise<void> {
+    await eventually('an operator works', () => {
+      if (this.#unable !== undefined) throw new Error('it does not start', { cause: this.#unable });
+      if (this.operator.child.exitCode !== null || this.operator.child.signalCode !== null) throw new Error('none');
+      return Promise.resolve();
+    });
+    for (let before = -1, now = read(effectsFile).length; now !== before; now = read(effectsFile).length) {
+      before = now;
+      await sleep(quietMs);
+    }
+  }
+
+  /** One operator after the other. */
+  async #keep(): Promise<void> {
+    for (;;) {
+      await this.operator.ended;
+      if (this.#ended) return;
+      await this.operator.kill();
+      try {
+        this.operator = await Operator.start(options);
+      } catch (error) {
+        this.#unable = error;
+        return;
+      }
+    }
+  }
+}
+
+function read(file: string): string {
+  try {
+    return readFileSync(join(folder, file), 'utf8');
+  } catch {
+    return '';
+  }
+}
+
+/** Each of these effects with each way. */
+export const faultsOf = (effects: readonly string[], which: readonly Fault['way'][] = ways): Fault[] =>
+  effects.flatMap((effect) => which.map((way) => ({ effect, way })));
+
+/** A generator of numbers below 1 that begins anew with its seed (mulberry32). */
+export function seeded(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+export function sample<T>(all: readonly T[], count: number, random: () => number): T[] {
+  return all
+    .map((each) => ({ each, at: random() }))
+    .sort((a, b) => a.at - b.at)
+    .slice(0, count)
+    .map(({ each }) => each);
+}

@@ -1,0 +1,97 @@
+import { readFileSync } from 'node:fs';
+import { connectKube, type KubeConnection } from '../../controllers/kube/client.js';
+import type { KubeObject, ObjectKey, Resource } from '../../controllers/kube/api.js';
+import { HostPool } from '../../controllers/hosts/pool.js';
+import { kinds } from '../../crds/index.js';
+import { connectConsul } from '../../drivers/consul/index.js';
+import type { KeyValueStore } from '../../drivers/consul/types.js';
+import { connect, type Connection } from '../../drivers/libvirt/index.js';
+import { audit } from '../../reconcilers/audit/audit.js';
+import { consulUrl } from '../support/lab/consul.js';
+import { labHosts, project, type LabHost } from '../support/lab/run.js';
+
+interface Kind<T> extends Resource {
+  parse(object: unknown): T;
+}
+
+export const keyOf = (title: string): ObjectKey => {
+  const [namespace, name = ''] = title.split('/');
+  return { namespace, name };
+};
+
+/** The lab's API server, Consul and daemons on connections of the tests' own, which stay: a command for each look would take its time. */
+export class Lab implements AsyncDisposable {
+  private constructor(
+    readonly api: KubeConnection,
+    readonly store: KeyValueStore,
+    /** Through the hosts' own sockets. */
+    readonly daemons: ReadonlyMap<LabHost, Connection>,
+    private readonly hosts: HostPool,
+  ) {}
+
+  /** The Sites have to be there. */
+  static async open(): Promise<Lab> {
+    const api = connectKube({ kubeconfigPath: `${project}.lab/kubeconfig` });
+    const hosts = new HostPool((namespace, name) => api.secret(namespace, name), 'isthmus-system');
+    const daemons = await Promise.all(
+      labHosts.map(
+        async (host) =>
+          [host, await connect(`qemu+unix:///system?socket=${insideOf(host, '/run/libvirt/libvirt-sock')}`)] as const,
+      ),
+    );
+    const lab = new Lab(api, connectConsul(consulUrl), new Map(daemons), hosts);
+    for (const site of await lab.#all(kinds.Site)) await hosts.update(site.metadata.name, site, site.spec.hosts);
+    await hosts.settled({ hostMs: 8_000, bridgeMs: 8_000 });
+    return lab;
+  }
+
+  async find<T>(kind: Kind<T>, title: string): Promise<T | undefined> {
+    const object = await this.api.get(kind, keyOf(title));
+    return object && kind.parse(object);
+  }
+
+  /** What `isthmus audit` finds; nothing, while all is well. */
+  async audit(graceMs: number): Promise<string[]> {
+    const looked = await audit(
+      {
+        store: this.store,
+        hosts: this.hosts,
+        isAsked: () => true,
+        readObjects: async () => {
+          const [sites, networks, machines, templates, migrations] = await Promise.all([
+            this.#all(kinds.Site),
+            this.#all(kinds.FederatedNetwork),
+            this.#all(kinds.FederatedVM),
+            this.#all(kinds.VMTemplate),
+            this.#all(kinds.VMMigration),
+          ]);
+          return { sites, networks, machines, templates, migrations };
+        },
+      },
+      () => new Promise((resolve) => setTimeout(resolve, graceMs)),
+    );
+    const { findings, away } = looked.report;
+    return [
+      ...findings.map(({ kind, where, what, why }) => `${kind} @ ${where}: ${what}: ${why}`),
+      ...away.map(({ where, why }) => `away: ${where}: ${why}`),
+    ];
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.hosts.close();
+    await Promise.all([...this.daemons.values()].map((daemon) => daemon.close()));
+    await this.store.close();
+    this.api.close();
+  }
+
+  async #all<T>(kind: Kind<T>): Promise<T[]> {
+    const { items } = await this.api.list(kind);
+    return items.map((each: KubeObject) => kind.parse(each));
+  }
+}
+
+/** A path inside a host of the lab, as this machine sees it. */
+export function insideOf(host: LabHost, path: string): string {
+  const [keeper = ''] = readFileSync(`${project}.lab/run/${host}-host.pid`, 'utf8').split(' ');
+  return `/proc/${keeper}/root${path}`;
+}

@@ -1,0 +1,313 @@
+import { expect } from '@jest/globals';
+import { readdir } from 'node:fs/promises';
+import { kinds, type StorageKind } from '../../crds/index.js';
+import { LibvirtError } from '../../drivers/libvirt/index.js';
+import { diskVolumeName, domainUuid, networkUuid, seedVolumeName } from '../../reconcilers/common/identity.js';
+import { keys, prefixes } from '../../reconcilers/common/records.js';
+import {
+  apply,
+  condition,
+  ConsoleWatch,
+  edgeTargets,
+  eventually,
+  guest,
+  machine,
+  manifest,
+  ownership,
+  panicOf,
+  type Conditioned,
+  type SiteName,
+} from '../support/lab.js';
+import { GuestDied, type Harness, type Scenario } from './harness.js';
+import { insideOf, keyOf, type Lab } from './lab.js';
+
+export const ns = 'faults';
+/** The network that machines plug in, and the sites that it spans. */
+export const network = `${ns}/blue`;
+export const sites = ['valencia', 'saopaulo'] as const satisfies readonly SiteName[];
+type Site = (typeof sites)[number];
+
+const addresses: Readonly<Record<SiteName, string>> = {
+  valencia: '198.51.100.11',
+  saopaulo: '198.51.100.12',
+  lisbon: '198.51.100.13',
+};
+
+/** Each site's end points under one name, and the two bridges under theirs. */
+function namesOf(roles: Readonly<Record<Site, string>>): Record<string, string> {
+  const all: readonly (readonly [SiteName, string])[] = [
+    ...sites.map((site) => [site, roles[site]] as const),
+    ['lisbon', 'lisbon'],
+  ];
+  return Object.fromEntries(
+    all.flatMap(([site, role]) => [
+      [addresses[site], role],
+      [`${addresses[site]}:6640`, role],
+      [`${addresses[site]}:6654`, `${role} isth-int`],
+      [`${addresses[site]}:6655`, `${role} isth-edge`],
+    ]),
+  );
+}
+
+const asTheyAre = namesOf({ valencia: 'valencia', saopaulo: 'saopaulo' });
+
+/** A case's own patience: a lost reply costs a back-off, a death a start, and a disk's move taken up again 10 s more. */
+const patienceMs = 60_000;
+
+async function whenReady<T extends Conditioned>(
+  lab: Lab,
+  kind: Parameters<typeof lab.find<T>>[0],
+  title: string,
+): Promise<T> {
+  return await eventually(
+    `${title} is Ready`,
+    async () => {
+      const object = await lab.find(kind, title);
+      if (!object || condition(object, 'Ready')?.status !== 'True') throw new Error(JSON.stringify(object?.status));
+      return object;
+    },
+    patienceMs,
+  );
+}
+
+type OurKind = (typeof kinds)['FederatedNetwork' | 'FederatedVM' | 'VMMigration'];
+
+async function removed(lab: Lab, kind: OurKind, title: string): Promise<void> {
+  await lab.api.delete(kind, keyOf(title));
+  await eventually(
+    `${title} is gone`,
+    async () => {
+      const object = await lab.api.get(kind, keyOf(title));
+      if (object) throw new Error(JSON.stringify(object.status));
+    },
+    patienceMs,
+  );
+}
+
+/** Hosts that have the domain, with its state. */
+async function whereabouts({ daemons }: Lab, uuid: string): Promise<string[]> {
+  const found = await Promise.all(
+    [...daemons].map(async ([host, daemon]) => {
+      try {
+        return [`${host} ${(await daemon.domainState(uuid)).state}`];
+      } catch (error) {
+        if (error instanceof LibvirtError && error.kind === 'NO_DOMAIN') return [];
+        throw error;
+      }
+    }),
+  );
+  return found.flat();
+}
+
+async function filesOf(fuid: string): Promise<string[]> {
+  const places = [
+    ['share', insideOf('valencia', '/nfs')],
+    ...sites.map((site) => [site, insideOf(site, '/var/lib/libvirt/images')]),
+  ] as const;
+  const found = await Promise.all(
+    places.map(async ([place = '', folder = '']) =>
+      (await readdir(folder)).filter((name) => name.includes(fuid)).map((name) => `${place} ${name}`),
+    ),
+  );
+  return found.flat().sort();
+}
+
+async function keysOf({ store }: Lab, fuid: string): Promise<string[]> {
+  const entries = await store.list(prefixes.all);
+  return (
+    entries
+      .filter(({ key, value }) => key.includes(fuid) || value.includes(fuid))
+      .map(({ key }) => key)
+      // That it was, and who it was, stays on record.
+      .filter((key) => key !== keys.object(fuid))
+  );
+}
+
+/** One guest goes to the other site and back, a move a run; it never boots again. */
+export class Moving implements Scenario {
+  readonly #title: string;
+  readonly #name: string;
+  #at: Site = 'valencia';
+  #fuid = '';
+  #bootId = '';
+  #seconds = 0;
+
+  constructor(
+    private readonly harness: Harness,
+    private readonly storage: StorageKind,
+  ) {
+    this.#name = `walker-${storage.toLowerCase()}`;
+    this.#title = `${ns}/${this.#name}`;
+  }
+
+  get name(): string {
+    return `moving a machine, ${this.storage}`;
+  }
+
+  get #other(): Site {
+    return this.#at === 'valencia' ? 'saopaulo' : 'valencia';
+  }
+
+  names(): Record<string, string> {
+    return namesOf(
+      this.#at === 'valencia' ? { valencia: 'source', saopaulo: 'target' } : { valencia: 'target', saopaulo: 'source' },
+    );
+  }
+
+  async reset(): Promise<void> {
+    const { lab, watch } = this.harness;
+    await this.end();
+    await apply([
+      machine(this.#title, { storage: this.storage, placement: { site: 'valencia' }, networks: [{ name: 'blue' }] }),
+    ]);
+    this.#fuid = (await whenReady(lab, kinds.FederatedVM, this.#title)).metadata.uid;
+    await guest(this.#title, 'cat /run/ready', 60_000);
+    await guest(this.#title, `echo ${this.#fuid} | dd of=/dev/vda bs=512 seek=${wordsAt} conv=fsync,notrunc`);
+    this.#at = 'valencia';
+    this.#seconds = 0;
+    this.#bootId = (await this.#look()).bootId;
+    await watch.follow(this.#fuid);
+  }
+
+  async end(): Promise<void> {
+    const { lab, watch } = this.harness;
+    await watch.follow(undefined);
+    for (const { metadata } of (await lab.api.list(kinds.VMMigration, { namespace: ns })).items)
+      await removed(lab, kinds.VMMigration, `${ns}/${metadata.name}`);
+    await removed(lab, kinds.FederatedVM, this.#title);
+  }
+
+  async act(run: number): Promise<void> {
+    const { lab } = this.harness;
+    const title = `${ns}/move-${run}`;
+    await using console = await ConsoleWatch.start(this.#other, domainUuid(this.#fuid));
+    try {
+      await apply([manifest('VMMigration', title, { vmName: this.#name, target: { site: this.#other } })]);
+      const { status } = await eventually(
+        'the move is over',
+        async () => {
+          const object = await lab.find(kinds.VMMigration, title);
+          if (!object?.status?.completionTime) throw new Error(JSON.stringify(object?.status));
+          return object;
+        },
+        patienceMs,
+      );
+      expect(status).toMatchObject({ phase: 'Succeeded', target: { site: this.#other } });
+      await removed(lab, kinds.VMMigration, title);
+      this.#at = this.#other;
+      const { bootId, seconds, words } = await this.#look();
+      expect({ bootId, words }).toEqual({ bootId: this.#bootId, words: this.#fuid });
+      expect(seconds).toBeGreaterThan(this.#seconds);
+      this.#seconds = seconds;
+    } catch (error) {
+      const died = panicOf(console.text, error instanceof Error ? error.message : '');
+      throw died === undefined ? error : new GuestDied(died, { cause: error });
+    }
+  }
+
+  async check(): Promise<void> {
+    const { lab } = this.harness;
+    expect(await whereabouts(lab, domainUuid(this.#fuid))).toEqual([`${this.#at} running`]);
+    const record = await ownership(this.#fuid);
+    expect(record).toMatchObject({ site: this.#at, host: 'a', phase: 'Owned' });
+    expect([record.attempt, record.target, record.last?.left]).toEqual([undefined, undefined, undefined]);
+    const place = this.storage === 'Local' ? this.#at : 'share';
+    expect(await filesOf(this.#fuid)).toEqual(
+      [diskVolumeName(this.#fuid), seedVolumeName(this.#fuid)].map((name) => `${place} ${name}`),
+    );
+    const { status } = await eventually('its status follows', async () => {
+      const object = await whenReady(lab, kinds.FederatedVM, this.#title);
+      expect(object.status).toMatchObject({ site: this.#at, phase: 'Running' });
+      return object;
+    });
+    const mac = status?.interfaces?.[0]?.mac ?? '';
+    for (const site of sites)
+      await eventually(`the switches of ${site} point at it`, async () =>
+        expect(await edgeTargets(site, mac)).toEqual(site === this.#at ? [] : [`${this.#at}/a`]),
+      );
+  }
+
+  /** The guest's own account: which boot it is, how long it ran, and what it reads from its disk. */
+  async #look(): Promise<{ bootId: string; seconds: number; words: string }> {
+    const read = `dd if=/dev/vda bs=512 skip=${wordsAt} count=1 2>/dev/null | head -n 1`;
+    const command = `echo 3 >/proc/sys/vm/drop_caches; cat /proc/sys/kernel/random/boot_id /run/seconds; ${read}`;
+    const { stdout } = await guest(this.#title, command, 20_000);
+    const [bootId = '', seconds, words = ''] = stdout.trim().split('\n');
+    return { bootId, seconds: Number(seconds), words };
+  }
+}
+
+/** The sector of a guest's disk where the test's words are, beyond its file system. */
+const wordsAt = 120_000;
+
+/** A network comes and goes, one a run. */
+export class NetworkLife implements Scenario {
+  readonly name = 'creating and deleting a network';
+
+  constructor(private readonly harness: Harness) {}
+
+  names(): Record<string, string> {
+    return asTheyAre;
+  }
+
+  async reset(): Promise<void> {
+    const { lab } = this.harness;
+    for (const { metadata } of (await lab.api.list(kinds.FederatedNetwork, { namespace: ns })).items)
+      if (metadata.name.startsWith('brief')) await removed(lab, kinds.FederatedNetwork, `${ns}/${metadata.name}`);
+  }
+
+  async act(run: number): Promise<void> {
+    const { lab } = this.harness;
+    const title = `${ns}/brief-${run}`;
+    await apply([manifest('FederatedNetwork', title, { cidr: '172.20.0.0/24', sites: [...sites] })]);
+    const { metadata } = await whenReady(lab, kinds.FederatedNetwork, title);
+    const uuid = networkUuid(metadata.uid);
+    for (const site of sites) expect(await lab.daemons.get(site)?.networkIsActive(uuid)).toBe(true);
+    await removed(lab, kinds.FederatedNetwork, title);
+    for (const site of sites) expect(await lab.daemons.get(site)?.lookupNetwork(uuid)).toBeUndefined();
+    expect(await keysOf(lab, metadata.uid)).toEqual([]);
+  }
+
+  async check(): Promise<void> {
+    // What is left over is the audit's to find.
+  }
+}
+
+/** A machine comes and goes, one a run. */
+export class MachineLife implements Scenario {
+  constructor(
+    private readonly harness: Harness,
+    private readonly storage: StorageKind,
+  ) {}
+
+  get name(): string {
+    return `creating and deleting a machine, ${this.storage}`;
+  }
+
+  names(): Record<string, string> {
+    return asTheyAre;
+  }
+
+  async reset(): Promise<void> {
+    const { lab } = this.harness;
+    for (const { metadata } of (await lab.api.list(kinds.FederatedVM, { namespace: ns })).items)
+      if (metadata.name.startsWith('brief')) await removed(lab, kinds.FederatedVM, `${ns}/${metadata.name}`);
+  }
+
+  async act(run: number): Promise<void> {
+    const { lab } = this.harness;
+    const title = `${ns}/brief-${run}`;
+    const spec = { storage: this.storage, placement: { site: 'saopaulo' }, networks: [{ name: 'blue' }] };
+    await apply([machine(title, spec)]);
+    const { metadata } = await whenReady(lab, kinds.FederatedVM, title);
+    expect(await whereabouts(lab, domainUuid(metadata.uid))).toEqual(['saopaulo running']);
+    await removed(lab, kinds.FederatedVM, title);
+    expect(await whereabouts(lab, domainUuid(metadata.uid))).toEqual([]);
+    expect(await filesOf(metadata.uid)).toEqual([]);
+    expect(await keysOf(lab, metadata.uid)).toEqual([]);
+  }
+
+  async check(): Promise<void> {
+    // What is left over is the audit's to find.
+  }
+}
