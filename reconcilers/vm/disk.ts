@@ -215,15 +215,21 @@ export async function copySizeBytes(fuid: string, { via, pool, imagePool }: Disk
   return bytes < capacityBytes ? bytes : capacityBytes;
 }
 
-/** Creates a volume; one of that name is deleted first: it carries our mark and never was in use. */
+/**
+ * Creates a volume; one of that name is deleted first: it carries our mark and never was in use. That there is one is looked up: a
+ * daemon that is to copy a volume calls it an internal error.
+ */
 async function anew(
   connection: Connection,
   pool: string,
   name: string,
   create: () => Promise<VolumeRef>,
 ): Promise<VolumeRef> {
-  const volume = await tolerating(['STORAGE_VOL_EXIST'], create());
-  if (volume) return volume;
+  try {
+    return await create();
+  } catch (error) {
+    if (!(await connection.lookupVolume(pool, name))) throw error;
+  }
   await tolerating(['NO_STORAGE_VOL'], connection.deleteVolume(pool, name));
   return await create();
 }

@@ -65,6 +65,18 @@ beforeEach(async () => {
   await createVolumes({ fuid, image: 'tiny', storage: 'Local', diskBytes: 2n * capacity, seed }, source);
 });
 
+describe('the disk of a machine that never ran', () => {
+  // libvirt words the refusal differently for a volume that is made and for one that is copied.
+  it.each(['Local', 'Shared'] as const)('is made anew where an earlier try left something: %s', async (storage) => {
+    const request = { fuid, image: 'tiny', storage, diskBytes: 2n * capacity, seed };
+    await createVolumes(request, target);
+    await connection.resizeVolume('target', diskVolumeName(fuid), 4n * capacity);
+    await createVolumes(request, target);
+    expect((await connection.volumeInfo('target', diskVolumeName(fuid))).capacityBytes).toBe(2n * capacity);
+    expect(await names('target')).toEqual([diskVolumeName(fuid), seedVolumeName(fuid)]);
+  });
+});
+
 describe('what a disk is copied into at the target of a move', () => {
   it('is as large as the disk, with a seed that is the same', async () => {
     const copies = await createCopies(fuid, source, target);
