@@ -1,4 +1,4 @@
-import { LibvirtError } from '../../drivers/libvirt/index.js';
+import { LibvirtConnectionError, LibvirtError, LibvirtTimeoutError } from '../../drivers/libvirt/index.js';
 
 /** Whether the daemon refused with one of these errors. */
 export function refusedWith(error: unknown, ...kinds: LibvirtError['kind'][]): boolean {
@@ -13,4 +13,9 @@ export async function tolerating<T>(kinds: readonly LibvirtError['kind'][], call
     if (refusedWith(error, ...kinds)) return undefined;
     throw error;
   }
+}
+
+/** Whether nothing is known of what became of a call: its connection ended, or its deadline passed. */
+export function isUnanswered(error: unknown): boolean {
+  return error instanceof LibvirtConnectionError || error instanceof LibvirtTimeoutError;
 }

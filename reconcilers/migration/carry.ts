@@ -2,7 +2,7 @@ import type { FederatedVM, VMMigration } from '../../crds/index.js';
 import type { JobStats } from '../../drivers/libvirt/types.js';
 import { attempt as trying, messageOf, Transient } from '../common/errors.js';
 import { domainUuid } from '../common/identity.js';
-import { tolerating } from '../common/libvirt.js';
+import { isUnanswered, tolerating } from '../common/libvirt.js';
 import type { Outcome } from '../common/outcome.js';
 import type { HostRef, Versioned, VmRecord } from '../common/records.js';
 import { hostKey } from '../host.js';
@@ -157,7 +157,10 @@ export async function carryOn(
   }
 }
 
-/** It runs at the source and nothing is under way: the move was refused, aborted, or this process never began it. */
+/**
+ * It runs at the source and nothing seems to be under way: the move was refused, aborted, or nobody has begun it. A daemon that has not
+ * answered, to another process or to a connection that ended, may yet begin it.
+ */
 async function failedOrNotBegun(
   migration: VMMigration,
   machine: FederatedVM,
@@ -174,9 +177,10 @@ async function failedOrNotBegun(
     : isAborted
       ? ({ phase: 'Failed', reason: overdue, message: `${remedies[overdue]}; the machine runs at ${from}` } as const)
       : undefined;
-  if (result && !move) await requireNothingUnderWay(fuid, record.value, dependencies);
+  const mayGoOn = move?.mayGoOn ?? true;
+  if (result && mayGoOn) await requireNothingUnderWay(fuid, record.value, dependencies);
   if (result) return await giveBack(migration, fuid, record, result, dependencies);
-  if (move) {
+  if (move && !isUnanswered(move.answer.error)) {
     const message = `${messageOf(move.answer.error ?? 'the daemon stopped the move')}; the machine runs at ${from}`;
     return await giveBack(
       migration,
@@ -186,10 +190,18 @@ async function failedOrNotBegun(
       dependencies,
     );
   }
-  // Taken up again after a restart of ours that hit between the record and the call, or after the daemon's.
+  // Taken up again after a restart of ours that hit between the record and the call, after the daemon's, or a break between us.
   const target = record.value.target && reachable(record.value.target, dependencies, 'target');
   if (!target) throw new Transient('RecordDamaged', 'the record of the move names no target');
-  startMove(migration, fuid, record.value, true, reachable(record.value, dependencies, 'source'), target, dependencies);
+  startMove(
+    migration,
+    fuid,
+    record.value,
+    mayGoOn,
+    reachable(record.value, dependencies, 'source'),
+    target,
+    dependencies,
+  );
   return underWay(
     advance(
       migration,
@@ -202,14 +214,17 @@ async function failedOrNotBegun(
   );
 }
 
-/** What is given up deletes what was copied: another process may have begun the move just before, and its daemons carry it on. */
+/**
+ * What is given up belongs to the source again, and what was copied is deleted: no daemon may carry the move on after that, as it would
+ * if another process has begun it just before, or we have and did not hear of it.
+ */
 async function requireNothingUnderWay(
   fuid: string,
   record: VmRecord,
   dependencies: MigrationDependencies,
 ): Promise<void> {
   const { target } = record;
-  if (!target?.storage) return;
+  if (!target) return;
   const ends = [reachable(record, dependencies, 'source'), reachable(target, dependencies, 'target')] as const;
   const places = `${hostKey(record)}, ${hostKey(target)}`;
   if (await trying('LibvirtFailed', places, () => isUnderWay(fuid, ...ends)))

@@ -4,7 +4,7 @@ import { constants } from '../../drivers/libvirt/index.js';
 import type { JobStats, TypedParameters } from '../../drivers/libvirt/types.js';
 import { Transient } from '../common/errors.js';
 import { domainUuid, metadataNamespace } from '../common/identity.js';
-import { tolerating } from '../common/libvirt.js';
+import { isUnanswered, tolerating } from '../common/libvirt.js';
 import { buildXml } from '../common/xml.js';
 import type { MachineVolumes } from '../vm/disk.js';
 import { diskTarget } from '../vm/domain.js';
@@ -41,9 +41,12 @@ export class Move {
   #completed: JobStats['params'] | undefined;
   #stoppedAtMs: number | undefined;
   #networkDowntimeMs: number | undefined;
+  /** Whether a daemon may have been asked to move the machine. */
+  #isAsked: boolean;
   readonly #subscription = new Subscription();
 
   constructor(private readonly request: MoveRequest) {
+    this.#isAsked = request.isTakenUp;
     const uuid = domainUuid(request.fuid);
     const source = linkOf(request.source);
     const target = linkOf(request.target);
@@ -75,6 +78,11 @@ export class Move {
     return { settled: this.#settled, error: this.#error };
   }
 
+  /** Whether the daemons may carry it on, or yet begin it, though it has settled: the connection ended before they had answered. */
+  get mayGoOn(): boolean {
+    return this.#isAsked && isUnanswered(this.#error);
+  }
+
   /** The daemon's own account of the job, once it has completed. */
   get completed(): JobStats['params'] | undefined {
     return this.#completed;
@@ -101,7 +109,10 @@ export class Move {
     const mark = buildXml({ migration: { '@attempt': attempt } });
     try {
       const { fuid, source, makeCopies, isTakenUp } = this.request;
-      if (makeCopies && isTakenUp && (await isUnderWay(fuid, source, target))) return;
+      if (makeCopies && isTakenUp) {
+        if (await isUnderWay(fuid, source, target)) return;
+        this.#isAsked = false;
+      }
       const copies = await makeCopies?.();
       await connection.setDomainMetadata(
         uuid,
@@ -117,6 +128,7 @@ export class Move {
         connection.domainXml(uuid, asItMoves | constants.DOMAIN_XML_INACTIVE),
       ]);
       const given = parameters(target, policy, live, persistent, copies);
+      this.#isAsked = true;
       await connection.migrateToUri(uuid, peerUri(target), given, flags(policy, copies));
     } catch (error) {
       this.#error = error;
