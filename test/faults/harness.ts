@@ -22,6 +22,9 @@ export interface Scenario {
 /** The guest died of its emulator: the run says nothing and is repeated. */
 export class GuestDied extends Error {}
 
+/** Names, with milliseconds. */
+export type Effects = ReadonlyMap<string, number>;
+
 export interface Results {
   readonly done: number;
   readonly failures: readonly string[];
@@ -30,7 +33,7 @@ export interface Results {
 }
 
 const folder = `${project}.lab/faults`;
-const quietMs = 250;
+const quietMs = 150;
 /** One that fails so often has one cause, and each failure takes long. */
 const mostFailures = 4;
 const mostDeaths = 3;
@@ -69,14 +72,14 @@ export class Harness implements AsyncDisposable {
     }
   }
 
-  /** The effects of a scenario that all goes well in, of several runs: what only one of them had may happen again. */
-  async record(scenario: Scenario, runs: number): Promise<string[]> {
-    const effects = new Set<string>();
+  /** The effects of a scenario that all goes well in, and their times, of several runs: what only one of them had may happen again. */
+  async record(scenario: Scenario, runs: number): Promise<Effects> {
+    const effects = new Map<string, number>();
     for (let run = 0; run < runs; run++) {
-      await this.#once(scenario, undefined);
-      for (const effect of this.#effects()) effects.add(effect);
+      await this.#despiteDeaths(scenario, undefined);
+      for (const [name, ms] of this.#effects()) effects.set(name, ms);
     }
-    return [...effects];
+    return effects;
   }
 
   /** Does the scenario once with each fault. */
@@ -86,7 +89,7 @@ export class Harness implements AsyncDisposable {
     const from = performance.now();
     let done = 0;
     for (const fault of faults) {
-      const title = `${scenario.name}: ${fault.way} ${fault.effect}`;
+      const title = `${scenario.name}: ${titleOf(fault)}`;
       const begun = performance.now();
       try {
         const fired = await this.#despiteDeaths(scenario, fault);
@@ -117,7 +120,7 @@ export class Harness implements AsyncDisposable {
     await this.#keeping;
   }
 
-  async #despiteDeaths(scenario: Scenario, fault: Fault): Promise<boolean> {
+  async #despiteDeaths(scenario: Scenario, fault: Fault | undefined): Promise<boolean> {
     for (let deaths = 0; ; deaths++) {
       try {
         return await this.#once(scenario, fault);
@@ -133,6 +136,7 @@ export class Harness implements AsyncDisposable {
   async #once(scenario: Scenario, fault: Fault | undefined): Promise<boolean> {
     this.#arm(scenario.names(), fault);
     const { operator } = this;
+    const t = [performance.now()];
     await scenario.act(this.#run);
     await this.#quiet();
     const seen = this.watch.take();
@@ -159,12 +163,13 @@ export class Harness implements AsyncDisposable {
     rmSync(join(folder, firedFile), { force: true });
   }
 
-  #effects(): string[] {
-    const mine = `${this.#run} `;
-    return read(effectsFile)
+  #effects(): Effects {
+    const lines = read(effectsFile)
       .split('\n')
-      .filter((line) => line.startsWith(mine))
-      .map((line) => line.slice(mine.length));
+      .map((line) => line.split('\t'));
+    return new Map(
+      lines.filter(([run]) => run === String(this.#run)).map(([, name = '', ms = '0']) => [name, Number(ms)]),
+    );
   }
 
   /** An operator works, and for a while nothing was written. */
@@ -204,9 +209,21 @@ function read(file: string): string {
   }
 }
 
-/** Each of these effects with each way. */
-export const faultsOf = (effects: readonly string[], which: readonly Fault['way'][] = ways): Fault[] =>
-  effects.flatMap((effect) => which.map((way) => ({ effect, way })));
+/** Longer ones are also interrupted: early, in their middle, and about when they end. */
+const longMs = 200;
+const moments = [0.05, 0.5, 0.9, 1];
+
+/** What can become of these effects. */
+export const faultsOf = (effects: Effects): Fault[] =>
+  [...effects].flatMap(([effect, ms]) => [
+    ...ways.map((way) => ({ effect, way })),
+    ...(ms < longMs ? [] : moments).flatMap((moment) =>
+      (['kill-after', 'lose-reply'] as const).map((way) => ({ effect, way, afterMs: Math.round(moment * ms) })),
+    ),
+  ]);
+
+export const titleOf = ({ effect, way, afterMs }: Fault): string =>
+  [way, ...(afterMs === undefined ? [] : [`${afterMs} ms`]), effect].join(' ');
 
 /** A generator of numbers below 1 that begins anew with its seed (mulberry32). */
 export function seeded(seed: number): () => number {

@@ -1,11 +1,16 @@
 import { appendFileSync, readFileSync, renameSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 
-/** What becomes of an effect. The process dies by SIGKILL; a lost reply is the end of the connection, after the effect. */
+/** What becomes of an effect. The process dies by SIGKILL; a lost reply is the end of the connection. */
 export const ways = ['kill-before', 'kill-after', 'lose-reply'] as const;
 
-const fault = z.object({ effect: z.string(), way: z.enum(ways) });
+const fault = z.object({
+  effect: z.string(),
+  way: z.enum(ways),
+  afterMs: z.number().optional().describe('while it goes on, this long after its beginning; else when it is done'),
+});
 export type Fault = z.infer<typeof fault>;
 
 /** What the harness tells an operator, in plan.json of their folder. Effects are counted anew in each run. */
@@ -20,7 +25,7 @@ export type Plan = z.infer<typeof plan>;
 export const planFile = 'plan.json';
 /** A plan that has come about: its fault is not repeated by a successor. */
 export const firedFile = 'fired.json';
-/** A line for each effect, before it: run and name. */
+/** A line for each effect, before it: run and name; another after it, with its milliseconds. */
 export const effectsFile = 'effects.log';
 
 /** A call that changes something outside, as a wrapper of a driver hands it on. */
@@ -49,11 +54,17 @@ export class Injector {
     const count = (this.#counts.get(kind) ?? 0) + 1;
     this.#counts.set(kind, count);
     const name = `${kind} #${String(count)}`;
-    appendFileSync(join(this.folder, effectsFile), `${String(run)} ${name}\n`);
-    if (fault?.effect !== name) return await effect();
+    const note = (...more: number[]): void =>
+      appendFileSync(join(this.folder, effectsFile), `${[run, name, ...more].join('\t')}\n`);
+    note();
+    if (fault?.effect !== name) {
+      const from = performance.now();
+      return await effect().finally(() => note(Math.round(performance.now() - from)));
+    }
     renameSync(join(this.folder, planFile), join(this.folder, firedFile));
     if (fault.way === 'kill-before') die();
-    await effect().catch(() => undefined);
+    const done = effect().catch(() => undefined);
+    await (fault.afterMs === undefined ? done : Promise.race([done, sleep(fault.afterMs)]));
     if (fault.way === 'kill-after') die();
     throw call.disconnect();
   }
