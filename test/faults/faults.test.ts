@@ -1,8 +1,13 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { randomUUID } from 'node:crypto';
+import { rename } from 'node:fs/promises';
 import { kinds } from '../../crds/index.js';
-import { apply, manifest, namespace, report, waitReady } from '../support/lab.js';
+import { diskVolumeName } from '../../reconcilers/common/identity.js';
+import { keys } from '../../reconcilers/common/records.js';
+import { apply, eventually, manifest, namespace, report, waitReady } from '../support/lab.js';
 import { faultsOf, Harness, sample, seeded, titleOf, type Results, type Scenario } from './harness.js';
 import type { Fault } from './injector.js';
+import { insideOf } from './lab.js';
 import { MachineLife, Moving, network, NetworkLife, ns, sites } from './scenarios.js';
 
 /**
@@ -52,6 +57,47 @@ function expectSurvived({ failures, missed, done }: Results, wanted: number): vo
 }
 
 const timeoutMs = 3_600_000;
+
+describe('the watch', () => {
+  it('sees what must not be', async () => {
+    if (!harness) throw new Error('there is no harness');
+    const { lab, watch } = harness;
+    const moving = new Moving(harness, 'Local');
+    await moving.reset();
+    watch.take();
+    const uuid = randomUUID();
+    const mac = keys.mac('02:00:00:00:00:01');
+    const disk = insideOf('valencia', `/var/lib/libvirt/images/${diskVolumeName(moving.fuid)}`);
+    const xml = `<domain type='qemu'><name>twice</name><uuid>${uuid}</uuid><memory unit='MiB'>16</memory><os><type>hvm</type></os></domain>`;
+    const twice = sites.flatMap((site) => lab.daemons.get(site) ?? []);
+    const seen: string[] = [];
+    try {
+      for (const daemon of twice) {
+        await daemon.defineDomain(xml);
+        await daemon.startDomain(uuid);
+      }
+      await lab.store.transact([{ verb: 'set', key: mac, value: moving.fuid }]);
+      await rename(disk, `${disk}-away`);
+      await eventually('it sees all three', () => {
+        seen.push(...watch.take());
+        expect([...new Set(seen)].sort()).toEqual([
+          `domain ${uuid} runs on ${sites.join(' and ')}`,
+          `machine ${moving.fuid} has 2 MACs`,
+          expect.stringContaining(`no whole disk of machine ${moving.fuid}`),
+        ]);
+        return Promise.resolve();
+      });
+    } finally {
+      await rename(`${disk}-away`, disk);
+      await lab.store.transact([{ verb: 'delete', key: mac }]);
+      for (const daemon of twice) {
+        await daemon.destroyDomain(uuid);
+        await daemon.undefineDomain(uuid);
+      }
+      await moving.end();
+    }
+  }, 120_000);
+});
 
 describe('whatever effect fails, the operator or its successor brings it to its end', () => {
   it.each(['Shared', 'Local'] as const)(

@@ -136,7 +136,6 @@ export class Harness implements AsyncDisposable {
   async #once(scenario: Scenario, fault: Fault | undefined): Promise<boolean> {
     this.#arm(scenario.names(), fault);
     const { operator } = this;
-    const t = [performance.now()];
     await scenario.act(this.#run);
     await this.#quiet();
     const seen = this.watch.take();

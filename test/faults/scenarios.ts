@@ -140,6 +140,10 @@ export class Moving implements Scenario {
     this.#title = `${ns}/${this.#name}`;
   }
 
+  get fuid(): string {
+    return this.#fuid;
+  }
+
   get name(): string {
     return `moving a machine, ${this.storage}`;
   }
