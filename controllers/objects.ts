@@ -1,5 +1,6 @@
 import type { FederatedNetwork, FederatedVM, Site, VMMigration, VMTemplate } from '../crds/index.js';
 import type { Objects } from '../reconcilers/objects.js';
+import { isFinal } from '../reconcilers/migration/step.js';
 import { keyString } from './kube/api.js';
 import type { Indexes, Store } from './runtime/store.js';
 
@@ -20,6 +21,7 @@ export const machineIndexes: Indexes<FederatedVM> = {
 
 export const migrationIndexes: Indexes<VMMigration> = {
   machine: ({ metadata, spec }) => [under(metadata.namespace, spec.vmName)],
+  state: ({ status }) => (isFinal(status?.phase) ? [] : ['open']),
 };
 
 export function objectsOf(stores: Stores): Objects {
@@ -33,5 +35,6 @@ export function objectsOf(stores: Stores): Objects {
     machinesOn: (namespace, network) => stores.machines.listByIndex('network', under(namespace, network)),
     template: (name) => stores.templates.get(name),
     migrationsOf: (namespace, machine) => stores.migrations.listByIndex('machine', under(namespace, machine)),
+    openMigrations: () => stores.migrations.listByIndex('state', 'open'),
   };
 }

@@ -5,6 +5,7 @@ import { Allocator } from '../reconcilers/common/allocation.js';
 import { Directory } from '../reconcilers/common/directory.js';
 import { messageOf } from '../reconcilers/common/errors.js';
 import { Dataplane } from '../reconcilers/dataplane/dataplane.js';
+import { Places, queued } from '../reconcilers/migration/queue.js';
 import { reconcileMigration } from '../reconcilers/migration/reconciler.js';
 import type { Move } from '../reconcilers/migration/move.js';
 import type { Course } from '../reconcilers/migration/policy.js';
@@ -80,6 +81,9 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
   const courses = new Map<string, Course>();
   const clearing = new Map<string, Promise<void>>();
   const placing = oneAtATime();
+  const places = new Places(objects, directory, options.maxMigrations, () => {
+    for (const { metadata } of queued(objects)) migrations.enqueue(metadata);
+  });
 
   const shared = { api, recorder, log, metrics, concurrency: options.concurrency, holdsEffects: true };
   const say = (message: string, fields: Record<string, unknown>) => log.info(message, fields);
@@ -131,6 +135,7 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
         store,
         moves,
         courses,
+        places,
         clearing,
         enqueue: (each: VMMigration) => migrations.enqueue(each.metadata),
         log: (message, fields) => log.warn(message, fields),

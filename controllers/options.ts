@@ -15,6 +15,7 @@ export interface Options extends ConnectionOptions {
   readonly resyncMs: number;
   readonly probeMs: number;
   readonly concurrency: number;
+  readonly maxMigrations: number;
   readonly logLevel: LogLevel;
   readonly logFormat: 'json' | 'console';
 }
@@ -42,6 +43,7 @@ ${connectionUsage}\
   --resync-seconds N       everything is compared anew this often, though nothing happened (default 300)
   --probe-seconds N        the underlay between any two hosts is probed this often (default 60)
   --concurrency N          objects of a kind worked on at once (default 16)
+  --max-migrations N       machines that move at once at all sites; others wait (default 5; Site spec.maxMigrations: each site)
   --log-level LEVEL        ${LOG_LEVELS.join(', ')} (default info)
   --log-format FORMAT      json or console (default json)
   --help
@@ -64,6 +66,7 @@ export function parseOptions(args: readonly string[], env: NodeJS.ProcessEnv): O
     resyncMs: positive('--resync-seconds', values['resync-seconds'] ?? '300') * 1_000,
     probeMs: positive('--probe-seconds', values['probe-seconds'] ?? '60') * 1_000,
     concurrency: positive('--concurrency', values.concurrency ?? '16'),
+    maxMigrations: whole('--max-migrations', values['max-migrations'] ?? '5'),
     logLevel,
     logFormat: format,
   };
@@ -84,6 +87,7 @@ const operatorFlags = {
   'resync-seconds': { type: 'string' },
   'probe-seconds': { type: 'string' },
   concurrency: { type: 'string' },
+  'max-migrations': { type: 'string' },
   'log-level': { type: 'string' },
   'log-format': { type: 'string' },
 } as const;
@@ -116,6 +120,12 @@ function url(option: string, text: string): string {
   const whole = /^https?:\/\//.test(text) ? text : `http://${text}`;
   if (!URL.canParse(whole)) throw new OptionError(`${option}: ${text} is not a URL, such as http://127.0.0.1:8500`);
   return whole.replace(/\/$/, '');
+}
+
+function whole(option: string, text: string): number {
+  const value = positive(option, text);
+  if (!Number.isInteger(value)) throw new OptionError(`${option}: ${text} is not a whole number`);
+  return value;
 }
 
 export function positive(option: string, text: string): number {

@@ -7,6 +7,7 @@ import type { HostRef } from '../reconcilers/common/records.js';
 import { entries } from '../reconcilers/common/rows.js';
 import type { Dataplane } from '../reconcilers/dataplane/dataplane.js';
 import { hostKey, type Host, type Hosts } from '../reconcilers/host.js';
+import { queued, standing } from '../reconcilers/migration/queue.js';
 import type { Objects } from '../reconcilers/objects.js';
 import type { Prober } from '../reconcilers/underlay/prober.js';
 import { parseKey } from './kube/api.js';
@@ -95,6 +96,7 @@ function wireObjects(
     underlay.refresh();
     for (const { metadata } of objects.sites()) targets.site(metadata);
     for (const { metadata } of objects.networks()) targets.network(metadata);
+    for (const { metadata } of queued(objects)) targets.migration(metadata);
   });
   on(stores.networks.changes, ({ key, new: network, old }) => {
     targets.network(parseKey(key));
@@ -138,6 +140,8 @@ function wireObjects(
     const { metadata, spec } = migration ?? old ?? {};
     if (metadata && spec && migration?.status?.phase !== old?.status?.phase)
       for (const other of objects.migrationsOf(metadata.namespace, spec.vmName)) targets.migration(other.metadata);
+    // A place may be free, or there are more or fewer before those that wait for one.
+    if (standing(migration) !== standing(old)) for (const other of queued(objects)) targets.migration(other.metadata);
   });
   on(stores.templates.changes, ({ key, new: template, old }) => {
     targets.template(parseKey(key));

@@ -215,6 +215,12 @@ const spec = withRules(
     )
       .optional()
       .describe('Where floating IPs come from. Left out: none here.'),
+    maxMigrations: z
+      .int()
+      .min(1)
+      .max(1000)
+      .optional()
+      .describe('Machines that may move into or out of this site at a time; 2 when left out. Others wait (Queued).'),
     maintenance: z
       .boolean()
       .optional()

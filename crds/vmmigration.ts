@@ -115,6 +115,12 @@ const spec = withRules(
       .optional()
       .describe("Auto (when left out): as the machine's storage asks. Copy: the disk becomes Local at the target."),
     policy: policy.optional().describe('Limits of the copy.'),
+    priority: z
+      .int()
+      .min(-1000000)
+      .max(1000000)
+      .optional()
+      .describe('Who goes first where migrations wait for a place: the higher, then the older. 0 when left out.'),
     cancel: z
       .boolean()
       .optional()
@@ -214,7 +220,7 @@ export const vmMigration = defineKind({
   status,
   labelName: false,
   transitions: [
-    ...(['vmName', 'target', 'mode', 'storage', 'policy'] as const).map((field) =>
+    ...(['vmName', 'target', 'mode', 'storage', 'policy', 'priority'] as const).map((field) =>
       immutable(field, 'make a new VMMigration'),
     ),
     cancelStays,

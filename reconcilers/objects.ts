@@ -13,6 +13,8 @@ export interface Objects {
   template(name: string): VMTemplate | undefined;
   /** The migrations of a machine. */
   migrationsOf(namespace: string, machine: string): readonly VMMigration[];
+  /** The migrations that are not over. */
+  openMigrations(): readonly VMMigration[];
 }
 
 /** Reads Secrets of a tenant's namespace, or of the operator's own. */

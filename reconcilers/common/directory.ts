@@ -37,6 +37,7 @@ export class Directory {
   readonly #byVni = new Map<number, string>();
   readonly #machines = new Map<string, Versioned<VmRecord>>();
   readonly #machinesOf = new Map<string, Set<string>>();
+  readonly #moving = new Map<string, VmRecord>();
   readonly #interfaces = new Map<string, InterfaceRecord>();
   readonly #byDomain = new Map<string, string>();
   readonly #byNetworkUuid = new Map<string, string>();
@@ -108,6 +109,11 @@ export class Directory {
 
   machines(): IterableIterator<[string, Versioned<VmRecord>]> {
     return this.#machines.entries();
+  }
+
+  /** The records of the machines that are being moved. */
+  moving(): IterableIterator<VmRecord> {
+    return this.#moving.values();
   }
 
   /** The machine of a libvirt domain, and the network of a libvirt network, by UUID. */
@@ -199,10 +205,12 @@ export class Directory {
       if (machines?.size === 0) this.#machinesOf.delete(network);
     }
     this.#machines.delete(fuid);
+    this.#moving.delete(fuid);
     this.#byDomain.delete(domainUuid(fuid));
     if (record) {
       this.#byDomain.set(domainUuid(fuid), fuid);
       this.#machines.set(fuid, record);
+      if (record.value.phase === 'Moving') this.#moving.set(fuid, record.value);
       for (const each of record.value.interfaces) {
         networks.add(each.network);
         this.#interfaces.set(each.id, each);

@@ -42,8 +42,12 @@ export async function begin(
   const target = reachable(chooseTarget(migration, machine, record.value, dependencies), dependencies, 'target');
   const storage = storageNow(machine, record.value, dependencies);
   const to = targetOf(migration, storage, target);
+  const isNew = migration.status?.attempt === undefined;
+  if (isNew) dependencies.places.check(migration, source.site);
   await preflight(migration, fuid, record.value, storage, to, source, target, dependencies);
-  if (migration.status?.attempt === undefined) {
+  if (isNew) {
+    // Others may have gone first meanwhile. From here to the return nothing is waited for.
+    dependencies.places.take(migration, source.site);
     // The intent stands in the object before anything is touched.
     const more = {
       attempt: metadata.uid,

@@ -44,6 +44,7 @@ export async function reconcileMigration(
       return finish(migration, 'Cancelled', 'Cancelled', 'cancelled before it began', dependencies);
     return await begin(migration, machine, fuid, record, dependencies);
   } catch (error) {
+    if (status.attempt === undefined) dependencies.places.release(migration);
     if (error instanceof Failure) return finish(migration, 'Failed', error.reason, error.message, dependencies);
     if (isInterruption(error)) return pending(migration, error, dependencies);
     throw error;

@@ -9,6 +9,7 @@ import { type Host, hostKey, type Hosts } from '../host.js';
 import type { Objects } from '../objects.js';
 import type { Move } from './move.js';
 import type { Course } from './policy.js';
+import type { Places } from './queue.js';
 
 export interface MigrationDependencies {
   readonly objects: Objects;
@@ -20,6 +21,8 @@ export interface MigrationDependencies {
   readonly moves: Map<string, Move>;
   /** How copies that are under way get on, as this process has seen it, by attempt. */
   readonly courses: Map<string, Course>;
+  /** Who may move just now. */
+  readonly places: Places;
   /** Disks that this process deletes just now, after a move, by fuid. */
   readonly clearing: Map<string, Promise<void>>;
   /** Asks for a reconcile of the migration. */

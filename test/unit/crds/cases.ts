@@ -128,6 +128,19 @@ const sites: Case[] = [
     spec: { ...site, sdnController: floodlight },
   },
   {
+    name: 'one move at a time',
+    reason: 'a narrow line to a site carries no more',
+    kind: 'Site',
+    spec: { ...site, maxMigrations: 1 },
+  },
+  {
+    name: 'no move at a time',
+    reason: 'every move would wait for ever, an evacuation too',
+    kind: 'Site',
+    spec: { ...site, maxMigrations: 0 },
+    ...refused('spec.maxMigrations'),
+  },
+  {
     name: 'maintenance and fenced',
     reason: 'a site or host can be drained, a dead host declared off',
     kind: 'Site',
@@ -1377,6 +1390,7 @@ const migrations: Case[] = [
       mode: 'Live',
       storage: 'Auto',
       policy: limits,
+      priority: 10,
       cancel: false,
     },
   },
@@ -1407,6 +1421,19 @@ const migrations: Case[] = [
     kind: 'VMMigration',
     objectName: `${'w'.repeat(63)}-0123abcd`,
     spec: migration,
+  },
+  {
+    name: 'a priority below 0',
+    reason: 'some moves may wait for all others',
+    kind: 'VMMigration',
+    spec: { ...migration, priority: -1 },
+  },
+  {
+    name: 'half a priority',
+    reason: 'whole numbers',
+    kind: 'VMMigration',
+    spec: { ...migration, priority: 0.5 },
+    ...refused('spec.priority'),
   },
   {
     name: 'a bandwidth of 0',
@@ -1537,6 +1564,14 @@ const migrations: Case[] = [
     before: migration,
     spec: { ...migration, storage: 'Copy' },
     ...refused('spec.storage', "storage can't be changed"),
+  },
+  {
+    name: 'another priority',
+    reason: 'a move is done once',
+    kind: 'VMMigration',
+    before: migration,
+    spec: { ...migration, priority: 1 },
+    ...refused('spec.priority', "priority can't be changed"),
   },
   {
     name: 'another policy',

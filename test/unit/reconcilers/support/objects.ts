@@ -1,4 +1,11 @@
-import { kinds, type FederatedNetwork, type FederatedVM, type Site, type VMTemplate } from '../../../../crds/index.js';
+import {
+  kinds,
+  type FederatedNetwork,
+  type FederatedVM,
+  type Site,
+  type VMMigration,
+  type VMTemplate,
+} from '../../../../crds/index.js';
 import type { KeyValueStore, View } from '../../../../drivers/consul/types.js';
 import { Observable } from 'rxjs';
 import { Directory } from '../../../../reconcilers/common/directory.js';
@@ -28,12 +35,23 @@ export const networkObject = (name: string, spec: Fields = {}, meta: Meta = {}):
     spec: { cidr: '172.16.0.0/16', ...spec },
   });
 
-export const machineObject = (name: string, spec: Fields = {}, meta: Meta = {}): FederatedVM =>
+export const machineObject = (name: string, spec: Fields = {}, meta: Meta = {}, status?: Fields): FederatedVM =>
   kinds.FederatedVM.parse({
     apiVersion,
     kind: 'FederatedVM',
     metadata: metadata(name, meta),
     spec: { type: 'VirtualMachine', image: { name: 'debian-12' }, networks: [{ name: 'blue' }], ...spec },
+    ...(status ? { status } : {}),
+  });
+
+/** A move of the machine of the same name. */
+export const migrationObject = (name: string, spec: Fields = {}, meta: Meta = {}, status?: Fields): VMMigration =>
+  kinds.VMMigration.parse({
+    apiVersion,
+    kind: 'VMMigration',
+    metadata: metadata(name, meta),
+    spec: { vmName: name, target: { site: 'saopaulo' }, ...spec },
+    ...(status ? { status } : {}),
   });
 
 export const templateObject = (name: string, spec: Fields): VMTemplate =>
@@ -64,9 +82,17 @@ export interface Known {
   readonly networks?: readonly FederatedNetwork[];
   readonly machines?: readonly FederatedVM[];
   readonly templates?: readonly VMTemplate[];
+  /** That are not over. */
+  readonly migrations?: readonly VMMigration[];
 }
 
-export function objectsOf({ sites = [], networks = [], machines = [], templates = [] }: Known): Objects {
+export function objectsOf({
+  sites = [],
+  networks = [],
+  machines = [],
+  templates = [],
+  migrations = [],
+}: Known): Objects {
   const named = <T extends { metadata: { name: string; namespace?: string | undefined } }>(
     all: readonly T[],
     name: string,
@@ -87,7 +113,9 @@ export function objectsOf({ sites = [], networks = [], machines = [], templates 
         (each) => each.metadata.namespace === namespace && each.spec.networks.some(({ name }) => name === network),
       ),
     template: (name) => named(templates, name),
-    migrationsOf: () => [],
+    migrationsOf: (namespace, machine) =>
+      migrations.filter((each) => each.metadata.namespace === namespace && each.spec.vmName === machine),
+    openMigrations: () => migrations,
   };
 }
 
