@@ -16,10 +16,10 @@ import { promisedMtu } from '../reconcilers/underlay/mtu.js';
 import { Prober } from '../reconcilers/underlay/prober.js';
 import { reconcileMachine } from '../reconcilers/vm/reconciler.js';
 import { HostPool } from './hosts/pool.js';
-import { isKubeError, type KubeApi } from './kube/api.js';
 import { connectKube } from './kube/client.js';
 import { KindController } from './kind.js';
 import { machineIndexes, migrationIndexes, objectsOf } from './objects.js';
+import { dropMove, requestMove } from './moves.js';
 import type { Options } from './options.js';
 import { EventRecorder } from './runtime/events.js';
 import type { Log } from './runtime/log.js';
@@ -94,7 +94,12 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
     reconcile: async (site) => {
       const members = await roster.take(site);
       await hosts.update(site.metadata.name, site, [...members.staying, ...members.leaving]);
-      return await reconcileSite(site, members, { hosts, dataplane, objects, directory, roster, underlay, log: say });
+      return await reconcileSite(site, members, {
+        ...{ hosts, dataplane, objects, directory, roster, underlay, log: say },
+        requestMove: async (move) => await requestMove(api, move),
+        dropMove: async (migration) => await dropMove(api, migration),
+        clock: () => new Date(),
+      });
     },
   });
   const networks = new KindController({
@@ -117,7 +122,7 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
         allocator,
         store,
         readSecret,
-        requestMove: async (vm, name, target) => await requestMove(api, vm, name, target),
+        requestMove: async (move) => await requestMove(api, move),
         placing,
         now: () => performance.now(),
       }),
@@ -272,34 +277,4 @@ async function hostsSettled(sites: Reflector<Site>, roster: Roster, hosts: HostP
   await Promise.all(sites.store.list().map((site) => open(site).catch(() => undefined)));
   // A host that is new to us has no bridges yet, so nobody waits long for their listeners.
   await hosts.settled({ hostMs: hostPatienceMs, bridgeMs: 500 });
-}
-
-/** A changed placement asks for a move; one of that name exists already if an earlier try's answer was lost. */
-async function requestMove(
-  api: KubeApi,
-  vm: { apiVersion: string; kind: string; metadata: { namespace: string; name: string; uid: string } },
-  name: string,
-  target: VMMigration['spec']['target'],
-): Promise<void> {
-  try {
-    await api.create(kinds.VMMigration, {
-      metadata: {
-        name,
-        namespace: vm.metadata.namespace,
-        ownerReferences: [
-          {
-            apiVersion: vm.apiVersion,
-            kind: vm.kind,
-            name: vm.metadata.name,
-            uid: vm.metadata.uid,
-            controller: true,
-            blockOwnerDeletion: false,
-          },
-        ],
-      },
-      spec: { vmName: vm.metadata.name, target },
-    });
-  } catch (error) {
-    if (!isKubeError(error, 'KUBE_ALREADY_EXISTS')) throw error;
-  }
 }

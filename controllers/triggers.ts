@@ -7,6 +7,7 @@ import type { HostRef } from '../reconcilers/common/records.js';
 import { entries } from '../reconcilers/common/rows.js';
 import type { Dataplane } from '../reconcilers/dataplane/dataplane.js';
 import { hostKey, type Host, type Hosts } from '../reconcilers/host.js';
+import { evacuates, isEmptied } from '../reconcilers/migration/evacuation.js';
 import { queued, standing } from '../reconcilers/migration/queue.js';
 import type { Objects } from '../reconcilers/objects.js';
 import type { Prober } from '../reconcilers/underlay/prober.js';
@@ -96,7 +97,9 @@ function wireObjects(
     underlay.refresh();
     for (const { metadata } of objects.sites()) targets.site(metadata);
     for (const { metadata } of objects.networks()) targets.network(metadata);
-    for (const { metadata } of queued(objects)) targets.migration(metadata);
+    // The limits may be others, or there is no maintenance any more.
+    for (const migration of objects.openMigrations())
+      if (standing(migration) !== 'running') targets.migration(migration.metadata);
   });
   on(stores.networks.changes, ({ key, new: network, old }) => {
     targets.network(parseKey(key));
@@ -130,6 +133,9 @@ function wireObjects(
     if (!metadata || !spec) return;
     for (const migration of objects.migrationsOf(metadata.namespace, metadata.name))
       targets.migration(migration.metadata);
+    // Whether it can be moved away may have changed.
+    const home = status?.site === undefined ? undefined : objects.site(status.site);
+    if (home && isEmptied(home)) targets.site(home.metadata);
     if (machine && old && old.status?.site === status?.site && old.status?.host === status?.host) return;
     for (const { name } of spec.networks) targets.network({ namespace: metadata.namespace, name });
     for (const name of new Set([old?.status?.site, status?.site])) if (name !== undefined) targets.site({ name });
@@ -140,6 +146,8 @@ function wireObjects(
     const { metadata, spec } = migration ?? old ?? {};
     if (metadata && spec && migration?.status?.phase !== old?.status?.phase)
       for (const other of objects.migrationsOf(metadata.namespace, spec.vmName)) targets.migration(other.metadata);
+    const emptying = [migration, old].map((each) => each && evacuates(each)).find((name) => name !== undefined);
+    if (emptying !== undefined && migration?.status?.phase !== old?.status?.phase) targets.site({ name: emptying });
     // A place may be free, or there are more or fewer before those that wait for one.
     if (standing(migration) !== standing(old)) for (const other of queued(objects)) targets.migration(other.metadata);
   });

@@ -103,7 +103,7 @@ export const host = z.object({
   maintenance: z
     .boolean()
     .optional()
-    .describe('No machine is placed on this host; those here stay until they are moved.'),
+    .describe('No machine is placed on this host; those that run here are moved away (condition Evacuated).'),
 });
 export type SiteHost = z.infer<typeof host>;
 
@@ -224,7 +224,7 @@ const spec = withRules(
     maintenance: z
       .boolean()
       .optional()
-      .describe('No machine is placed at this site; those here stay until they are moved.'),
+      .describe('No machine is placed at this site; those that run here are moved away (condition Evacuated).'),
   }),
   rule({
     cel: "has(self.tlsSecretRef) || !self.hosts.exists(h, h.ovs.ovsdb.startsWith('ssl:') || h.ovs.openflow.int.startsWith('ssl:') || h.ovs.openflow.edge.startsWith('ssl:') || (has(h.libvirt.qemu) && h.libvirt.qemu.contains('+tls:')) || (has(h.libvirt.lxc) && h.libvirt.lxc.contains('+tls:')))",

@@ -17,5 +17,15 @@ export interface Objects {
   openMigrations(): readonly VMMigration[];
 }
 
+/** A VMMigration to be made for a machine. One of that name is taken to be this one. */
+export interface MoveRequest {
+  readonly machine: FederatedVM;
+  readonly name: string;
+  readonly target: VMMigration['spec']['target'];
+  readonly labels?: Readonly<Record<string, string>>;
+}
+
+export type RequestMove = (request: MoveRequest) => Promise<void>;
+
 /** Reads Secrets of a tenant's namespace, or of the operator's own. */
 export type ReadSecret = (namespace: string, name: string) => Promise<Readonly<Record<string, Buffer>> | undefined>;

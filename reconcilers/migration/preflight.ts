@@ -5,7 +5,7 @@ import { domainUuid, networkUuid } from '../common/identity.js';
 import type { HostRef, VmRecord } from '../common/records.js';
 import { type Host, hostKey } from '../host.js';
 import { copySizeBytes } from '../vm/disk.js';
-import { schedule } from '../vm/schedule.js';
+import { schedule, spannedSites } from '../vm/schedule.js';
 import { machineSize } from '../vm/size.js';
 import { uncarried } from '../network/plan.js';
 import { misfit } from './compatible.js';
@@ -34,12 +34,8 @@ export function chooseTarget(
       'AlreadyThere',
       `spec.target: FederatedVM ${spec.vmName} already is at ${hostKey(record)}; name another site or host`,
     );
-  const networks = record.interfaces.flatMap(({ network }) =>
-    directory.network(network)?.value.sites ? [directory.network(network)?.value.sites ?? []] : [],
-  );
   const template = machine.spec.template === undefined ? undefined : objects.template(machine.spec.template);
-  const sites =
-    networks.length > 0 ? networks.reduce((shared, each) => shared.filter((name) => each.includes(name))) : [];
+  const sites = spannedSites(record, directory);
   if (objects.site(site) && !sites.includes(site))
     throw new Failure(
       'NetworkNotAtTarget',

@@ -3,7 +3,9 @@ import { federatedUid } from '../common/allocation.js';
 import { isInterruption } from '../common/errors.js';
 import type { Outcome } from '../common/outcome.js';
 import { begin } from './begin.js';
+import { hostKey } from '../host.js';
 import { carryOn } from './carry.js';
+import { evacuates, isPointless, maintenanceEnded } from './evacuation.js';
 import { settle } from './settle.js';
 import {
   concluded,
@@ -42,11 +44,22 @@ export async function reconcileMigration(
       return finish(migration, 'Cancelled', 'MachineDeleted', 'the machine was deleted meanwhile', dependencies);
     if (isUnwanted(migration, machine))
       return finish(migration, 'Cancelled', 'Cancelled', 'cancelled before it began', dependencies);
+    if (record && isPointless(migration, record.value, dependencies.objects.site(record.value.site)))
+      return finish(
+        migration,
+        'Cancelled',
+        maintenanceEnded,
+        `${hostKey(record.value)}, where the machine is, is not in maintenance (any more); nothing was moved`,
+        dependencies,
+      );
     return await begin(migration, machine, fuid, record, dependencies);
   } catch (error) {
     if (status.attempt === undefined) dependencies.places.release(migration);
     if (error instanceof Failure) return finish(migration, 'Failed', error.reason, error.message, dependencies);
-    if (isInterruption(error)) return pending(migration, error, dependencies);
-    throw error;
+    if (!isInterruption(error)) throw error;
+    // Another place may be had: the Site chooses anew.
+    if (evacuates(migration) !== undefined && status.attempt === undefined && error.reason === 'NoRoom')
+      return finish(migration, 'Failed', error.reason, error.message, dependencies);
+    return pending(migration, error, dependencies);
   }
 }

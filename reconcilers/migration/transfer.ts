@@ -12,7 +12,11 @@ interface TransferDependencies {
 }
 
 /** What the machine's disk is now. */
-export function storageNow(machine: FederatedVM, record: VmRecord, { objects }: TransferDependencies): StorageKind {
+export function storageNow(
+  machine: FederatedVM,
+  record: VmRecord,
+  { objects }: Pick<TransferDependencies, 'objects'>,
+): StorageKind {
   const template = machine.spec.template === undefined ? undefined : objects.template(machine.spec.template);
   return record.storage ?? machine.spec.storage ?? template?.spec.storage ?? 'Local';
 }

@@ -1,5 +1,12 @@
 import type { Observable } from 'rxjs';
-import { quantity, type Site, type SiteHost, type SiteHostStatus, type SiteStatus } from '../../crds/index.js';
+import {
+  quantity,
+  type Site,
+  type SiteHost,
+  type SiteHostStatus,
+  type SiteStatus,
+  type VMMigration,
+} from '../../crds/index.js';
 import type { Directory } from '../common/directory.js';
 import { isInterruption, messageOf } from '../common/errors.js';
 import { domainName, edgeBridge, integrationBridge } from '../common/identity.js';
@@ -8,9 +15,10 @@ import { text } from '../common/rows.js';
 import type { Dataplane } from '../dataplane/dataplane.js';
 import type { BoundaryState } from '../dataplane/floodlight.js';
 import { hostKey, type Host, type Hosts } from '../host.js';
-import type { Objects } from '../objects.js';
+import type { Objects, RequestMove } from '../objects.js';
 import { machineSize } from '../vm/size.js';
 import { diffBridges, listenerOf, removeBridges, type BridgeChange, type Peer, type Tables } from './bridges.js';
+import { evacuated, planEvacuation } from './evacuate.js';
 import { gatherHost, type ObservedHost, type Problem } from './gather.js';
 import type { Prober } from '../underlay/prober.js';
 import { linksOf } from './links.js';
@@ -25,6 +33,11 @@ export interface SiteDependencies {
   readonly roster: Roster;
   readonly underlay: Pick<Prober, 'finding'>;
   readonly log: (message: string, fields: Record<string, unknown>) => void;
+  readonly requestMove: RequestMove;
+  /** Deletes a VMMigration that is over. */
+  readonly dropMove: (migration: VMMigration) => Promise<void>;
+  /** Wall clock. */
+  readonly clock: () => Date;
 }
 
 type Status = Omit<SiteStatus, 'conditions' | 'observedGeneration'>;
@@ -56,7 +69,33 @@ export async function reconcileSite(
     objects,
   );
   const { links, conditions } = linksOf(site, peers, objects, (from, to) => dependencies.underlay.finding(from, to));
-  return { ...conclude({ ...status, links }), conditions };
+  const { againMs, condition } = await evacuate(site, dependencies);
+  const outcome = conclude({ ...status, links });
+  const waits = [outcome.requeueAfterMs, againMs].filter((wait) => wait !== undefined);
+  return {
+    ...outcome,
+    ...(waits.length > 0 ? { requeueAfterMs: Math.min(...waits) } : {}),
+    conditions: [...conditions, ...(condition ? [condition] : [])],
+  };
+}
+
+/** Asks for the moves that empty what is in maintenance; the migrations do the rest, within their limits. */
+async function evacuate(
+  site: Site,
+  { objects, directory, requestMove, dropMove, clock }: SiteDependencies,
+): Promise<{ againMs?: number | undefined; condition?: ReturnType<typeof evacuated> }> {
+  const plan = planEvacuation(site, objects, directory, clock());
+  if (!plan) return {};
+  if (!directory.current || !directory.isSound) {
+    const message = 'waiting for Consul to tell which machines are here';
+    return {
+      againMs: 5_000,
+      condition: { type: 'Evacuated', status: 'False', reason: 'RecordsUnknown', message },
+    };
+  }
+  for (const ask of plan.asks) await requestMove(ask);
+  for (const migration of plan.drops) await dropMove(migration);
+  return { againMs: plan.againMs, condition: evacuated(plan) };
 }
 
 function conclude(status: Status): Outcome<Status> {

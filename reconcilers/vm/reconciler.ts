@@ -1,13 +1,6 @@
 import { createHash } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
-import type {
-  FederatedNetwork,
-  FederatedVM,
-  FederatedVMStatus,
-  StorageKind,
-  VMMigration,
-  VMPhase,
-} from '../../crds/index.js';
+import type { FederatedNetwork, FederatedVM, FederatedVMStatus, StorageKind, VMPhase } from '../../crds/index.js';
 import type { KeyValueStore } from '../../drivers/consul/types.js';
 import { constants } from '../../drivers/libvirt/index.js';
 import type { Connection } from '../../drivers/libvirt/types.js';
@@ -32,7 +25,7 @@ import {
 import { parseXml } from '../common/xml.js';
 import type { Dataplane } from '../dataplane/dataplane.js';
 import { hostKey, type Host, type Hosts, type LibvirtLink, type ObservedDomain } from '../host.js';
-import type { Objects, ReadSecret } from '../objects.js';
+import type { Objects, ReadSecret, RequestMove } from '../objects.js';
 import { allocateMachine, permissions, placementOf } from './allocate.js';
 import {
   createVolumes,
@@ -57,8 +50,7 @@ export interface MachineDependencies {
   readonly allocator: Allocator;
   readonly store: KeyValueStore;
   readonly readSecret: ReadSecret;
-  /** Creates a VMMigration; one of that name is taken to be this one. */
-  readonly requestMove: (machine: FederatedVM, name: string, target: VMMigration['spec']['target']) => Promise<void>;
+  readonly requestMove: RequestMove;
   /** Runs placements one after the other. */
   readonly placing: <T>(act: () => Promise<T>) => Promise<T>;
   /** Milliseconds, monotonic. */
@@ -578,7 +570,7 @@ async function servePlacement(
       .update(`${wanted}/${String(generation)}`)
       .digest('hex')
       .slice(0, 8);
-    await dependencies.requestMove(machine, `${machine.metadata.name}-${digest}`, placement);
+    await dependencies.requestMove({ machine, name: `${machine.metadata.name}-${digest}`, target: placement });
   }
   const next: VmRecord = { ...record.value, placedFor: wanted };
   await consul('recording the placement', () =>

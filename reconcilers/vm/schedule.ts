@@ -1,7 +1,7 @@
 import { quantity, type FederatedVM, type Site, type SiteHost } from '../../crds/index.js';
 import type { Directory } from '../common/directory.js';
 import { Waiting } from '../common/errors.js';
-import type { HostRef } from '../common/records.js';
+import type { HostRef, VmRecord } from '../common/records.js';
 import { hostKey } from '../host.js';
 import type { Objects } from '../objects.js';
 import { machineSize, type MachineSize } from './size.js';
@@ -15,6 +15,10 @@ export interface PlacementRequest {
   readonly host: string | undefined;
   /** Its disk is on the share, so the host needs one. */
   readonly needsShare: boolean;
+  /** Its disk is on the share of this site already: another share will not do. */
+  readonly sharedWith?: string | undefined;
+  /** Bytes of memory that are as good as given away, by host, beyond what is on record. */
+  readonly promised?: ReadonlyMap<string, bigint> | undefined;
   /** The spec field that pins the place, for messages. */
   readonly field: string;
 }
@@ -36,9 +40,11 @@ export function schedule(request: PlacementRequest, objects: Objects, directory:
       30_000,
     );
   const used = memoryInUse(objects, directory);
+  for (const [key, bytes] of request.promised ?? []) used.set(key, (used.get(key) ?? 0n) + bytes);
+  const shared = request.sharedWith === undefined ? undefined : objects.site(request.sharedWith);
   const candidates = sites
     .filter(({ metadata }) => request.site === undefined || metadata.name === request.site)
-    .flatMap((site) => site.spec.hosts.map((host) => assess(site, host, request, used)))
+    .flatMap((site) => site.spec.hosts.map((host) => assess(site, host, request, used, shared)))
     .filter(({ ref }) => request.host === undefined || ref.host === request.host);
   if (candidates.length === 0)
     throw new Waiting(
@@ -57,7 +63,13 @@ export function schedule(request: PlacementRequest, objects: Objects, directory:
   );
 }
 
-function assess(site: Site, host: SiteHost, request: PlacementRequest, used: ReadonlyMap<string, bigint>): Candidate {
+function assess(
+  site: Site,
+  host: SiteHost,
+  request: PlacementRequest,
+  used: ReadonlyMap<string, bigint>,
+  shared: Site | undefined,
+): Candidate {
   const ref = { site: site.metadata.name, host: host.name };
   const status = site.status?.hosts?.find(({ name }) => name === host.name);
   const capacity = status?.capacity?.memory === undefined ? 0n : quantity.parse(status.capacity.memory);
@@ -69,11 +81,25 @@ function assess(site: Site, host: SiteHost, request: PlacementRequest, used: Rea
     if (host.fenced) return 'fenced';
     if (!host.libvirt.qemu) return 'has no libvirt.qemu';
     if (request.needsShare && !site.spec.storage?.shared) return 'the site has no storage.shared';
+    if (shared && !sharesDisks(shared, site)) return `has another storage.shared than ${shared.metadata.name}`;
     if (!status?.ready) return `not ready (${status?.reason ?? 'not looked at yet'})`;
     if (freeBytes < 0n) return `${quantity.format(-freeBytes)} of memory short`;
     return undefined;
   };
   return { ref, refusal: refusal(), freeBytes };
+}
+
+const sharesDisks = (a: Site, b: Site): boolean =>
+  a.spec.storage?.shared?.server === b.spec.storage?.shared?.server &&
+  a.spec.storage?.shared?.path === b.spec.storage?.shared?.path;
+
+/** The sites that all networks of a machine span. */
+export function spannedSites({ interfaces }: VmRecord, directory: Directory): readonly string[] {
+  const networks = interfaces.flatMap(({ network }) => {
+    const sites = directory.network(network)?.value.sites;
+    return sites ? [sites] : [];
+  });
+  return networks.length > 0 ? networks.reduce((shared, each) => shared.filter((name) => each.includes(name))) : [];
 }
 
 /** Memory promised at each host. The record counts, not the status: it is there the moment a place is given. */

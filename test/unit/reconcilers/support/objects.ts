@@ -9,7 +9,7 @@ import {
 import type { KeyValueStore, View } from '../../../../drivers/consul/types.js';
 import { Observable } from 'rxjs';
 import { Directory } from '../../../../reconcilers/common/directory.js';
-import { keys, serialise, type VmRecord } from '../../../../reconcilers/common/records.js';
+import { keys, serialise, type NetworkRecord, type VmRecord } from '../../../../reconcilers/common/records.js';
 import type { Objects } from '../../../../reconcilers/objects.js';
 
 type Meta = Readonly<Record<string, unknown>>;
@@ -119,14 +119,16 @@ export function objectsOf({
   };
 }
 
-/** A directory that knows these machines and never hears of another. */
-export function directoryOf(records: Readonly<Record<string, VmRecord>>): Directory {
-  const entries = new Map(
-    Object.entries(records).map(([fuid, record]) => {
-      const key = keys.vm(fuid);
-      return [key, { key, value: serialise(record), index: 1 }];
-    }),
-  );
+/** A directory that knows these machines and networks, and never hears of another. */
+export function directoryOf(
+  records: Readonly<Record<string, VmRecord>>,
+  networks: Readonly<Record<string, NetworkRecord>> = {},
+): Directory {
+  const known = [
+    ...Object.entries(records).map(([fuid, record]) => [keys.vm(fuid), record] as const),
+    ...Object.entries(networks).map(([fuid, record]) => [keys.network(fuid), record] as const),
+  ];
+  const entries = new Map(known.map(([key, record]) => [key, { key, value: serialise(record), index: 1 }]));
   const unused = () => Promise.reject(new Error('a directory only watches'));
   const store: KeyValueStore = {
     get: unused,
