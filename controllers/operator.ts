@@ -122,6 +122,10 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
         allocator,
         store,
         readSecret,
+        readSite: async (name) => {
+          const object = await api.get(kinds.Site, { name });
+          return object && kinds.Site.parse(object);
+        },
         requestMove: async (move) => await requestMove(api, move),
         placing,
         now: () => performance.now(),

@@ -67,6 +67,8 @@ export function wire(sources: TriggerSources, targets: TriggerTargets): Subscrip
     perHost.get(hostKey(host))?.unsubscribe();
     perHost.delete(hostKey(host));
     targets.site({ name: host.site });
+    // It may be fenced: its machines start elsewhere.
+    enqueueAllAt(host, sources, targets);
   });
   for (const host of sources.hosts.all()) follow(host);
   subscriptions.add(() => {
@@ -226,7 +228,7 @@ function enqueueAllAt(host: HostRef, sources: TriggerSources, targets: TriggerTa
   for (const [fuid, { value }] of directory.networks())
     if (value.sites.includes(host.site)) enqueueNetwork(sources, targets, fuid);
   for (const [fuid, { value }] of directory.machines())
-    if (hostKey(value) === hostKey(host) || (value.target && hostKey(value.target) === hostKey(host)))
+    if ([value, value.target, ...(value.leftAt ?? [])].some((ref) => ref && hostKey(ref) === hostKey(host)))
       enqueueMachine(sources, targets, fuid);
 }
 

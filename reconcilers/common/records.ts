@@ -119,6 +119,10 @@ export const vmRecord = z.object({
     })
     .optional()
     .describe('how the latest move ended: written with the change of owner, so that it is concluded once'),
+  leftAt: z
+    .array(hostRef)
+    .optional()
+    .describe('hosts that were fenced when the machine was there: its domain is removed when they are back'),
   placedFor: z.string().optional().describe('the placement last served, as site/host'),
   interfaces: z.array(interfaceRecord),
 });

@@ -20,7 +20,7 @@ export type Verdict = 'target' | 'source' | 'moving' | 'resumeTarget' | 'resumeS
 const runs = (end: DomainStatus): boolean => end.state === 'running' || end.state === 'blocked';
 
 /** A domain that is defined but off, because it moved away or never came. */
-const isOff = (end: DomainStatus): boolean => end.state === 'shutoff' || end.state === 'crashed';
+export const isOff = (end: DomainStatus): boolean => end.state === 'shutoff' || end.state === 'crashed';
 
 export function assess(source: End, target: End, jobActive: boolean): Verdict {
   if (target !== 'unknown' && target !== 'absent' && runs(target)) return 'target';
@@ -36,7 +36,7 @@ export function assess(source: End, target: End, jobActive: boolean): Verdict {
 }
 
 /** libvirt kills the source only after the target has everything and has been resumed. */
-const handedOver = ({ state, reason }: DomainStatus): boolean =>
+export const handedOver = ({ state, reason }: DomainStatus): boolean =>
   state === 'shutoff' && reason === constants.DOMAIN_SHUTOFF_MIGRATED;
 
 /** The source, where nothing is at the target. */
@@ -64,13 +64,18 @@ function arrived(target: DomainStatus): Verdict {
   if (target.state === 'nostate') return 'moving';
   if (target.state !== 'paused') return 'target';
   if (isPostCopy(target.reason)) return 'moving';
+  return awaitsResume(target) ? 'resumeTarget' : 'target';
+}
+
+/** Paused as it came, by nobody's wish. */
+export function awaitsResume({ reason }: DomainStatus): boolean {
   const untouched: readonly number[] = [
     constants.DOMAIN_PAUSED_UNKNOWN,
     constants.DOMAIN_PAUSED_MIGRATION,
     constants.DOMAIN_PAUSED_STARTING_UP,
   ];
-  return untouched.includes(target.reason) ? 'resumeTarget' : 'target';
+  return untouched.includes(reason);
 }
 
-const isPostCopy = (reason: number): boolean =>
+export const isPostCopy = (reason: number): boolean =>
   reason === constants.DOMAIN_PAUSED_POSTCOPY || reason === constants.DOMAIN_PAUSED_POSTCOPY_FAILED;

@@ -2,13 +2,24 @@ import type { FederatedVM, VMMigration } from '../../crds/index.js';
 import { messageOf, Transient, Waiting } from '../common/errors.js';
 import type { Outcome } from '../common/outcome.js';
 import type { Versioned, VmRecord } from '../common/records.js';
+import { isFenced } from '../fenced.js';
 import { type Host, hostKey } from '../host.js';
 import { createCopies } from '../vm/disk.js';
 import { clearCopied } from './clear.js';
 import { Move } from './move.js';
 import { areSwitchesFollowing, cas, takeOver } from './ownership.js';
 import { chooseTarget, preflight } from './preflight.js';
-import { advance, type MigrationDependencies, place, pollMs, reachable, type Status, underWay, what } from './step.js';
+import {
+  advance,
+  Failure,
+  type MigrationDependencies,
+  place,
+  pollMs,
+  reachable,
+  type Status,
+  underWay,
+  what,
+} from './step.js';
 import { storageNow, targetOf, volumesAt } from './transfer.js';
 
 /** Checks everything that can be checked, then takes the record: from there on only both ends decide. */
@@ -38,8 +49,15 @@ export async function begin(
     await clearCopied(migration, fuid, record, dependencies);
     throw new Transient('RecordChanged', 'the machine’s record changed; it is read again');
   }
+  if (migration.status?.attempt !== undefined) refuseOverrun(migration, record.value, dependencies);
   const source = reachable(record.value, dependencies, 'source');
   const target = reachable(chooseTarget(migration, machine, record.value, dependencies), dependencies, 'target');
+  if (record.value.leftAt?.some((ref) => hostKey(ref) === hostKey(target)))
+    throw new Waiting(
+      'TargetNotCleared',
+      `target ${hostKey(target)} was fenced when the machine was there; what is left of it is removed first`,
+      2_000,
+    );
   const storage = storageNow(machine, record.value, dependencies);
   const to = targetOf(migration, storage, target);
   const isNew = migration.status?.attempt === undefined;
@@ -67,6 +85,22 @@ export async function begin(
     advance(migration, 'Copying', 'Copying', `copying ${what(moving)} to ${hostKey(target)}`, dependencies),
     pollMs,
   );
+}
+
+/** What an intent rests on may be gone before the record was taken: it must not hold its place for ever. */
+function refuseOverrun({ spec, status }: VMMigration, record: VmRecord, dependencies: MigrationDependencies): void {
+  const { source, target } = status ?? {};
+  if (source?.site !== record.site || source.host !== record.host)
+    throw new Failure('Superseded', `FederatedVM ${spec.vmName} is at ${hostKey(record)} meanwhile; nothing was moved`);
+  for (const [end, ref] of [
+    ['source', source],
+    ['target', target],
+  ] as const)
+    if (ref?.host !== undefined && isFenced({ site: ref.site, host: ref.host }, dependencies))
+      throw new Failure(
+        end === 'source' ? 'SourceFenced' : 'TargetFenced',
+        `${end} ${ref.site}/${ref.host} is fenced; nothing was moved`,
+      );
 }
 
 export function startMove(

@@ -4,6 +4,7 @@ import { attempt as trying, Transient, Waiting } from '../common/errors.js';
 import { domainUuid } from '../common/identity.js';
 import { tolerating } from '../common/libvirt.js';
 import type { Versioned, VmRecord } from '../common/records.js';
+import { isFenced } from '../fenced.js';
 import { hostKey } from '../host.js';
 import { deleteCopies } from '../vm/disk.js';
 import { linkOf } from './move.js';
@@ -17,9 +18,12 @@ export async function clearSource(
   fuid: string,
   source: Status['source'],
   record: VmRecord,
-  { hosts }: MigrationDependencies,
+  dependencies: MigrationDependencies,
 ): Promise<void> {
+  const { hosts } = dependencies;
   if (source?.host === undefined || hostKey({ site: source.site, host: source.host }) === hostKey(record)) return;
+  // Its record names it (leftAt): the domain goes when the host is back.
+  if (isFenced({ site: source.site, host: source.host }, dependencies)) return;
   const link = hosts.get({ site: source.site, host: source.host })?.qemu;
   if (!link?.isConnected)
     throw new Waiting(
@@ -64,7 +68,10 @@ export async function clearCopied(
   if (directory.machine(fuid)?.index !== index || clearing.has(fuid))
     throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
   const kept = volumesAt(value, value.storage ?? 'Local', dependencies);
-  const deleted = deleteCopies(fuid, volumesAt(left, left.storage, dependencies), kept);
+  // A host that is off keeps its volumes; the audit names them when it is back.
+  const deleted = isFenced(left, dependencies)
+    ? Promise.resolve()
+    : deleteCopies(fuid, volumesAt(left, left.storage, dependencies), kept);
   clearing.set(
     fuid,
     deleted.catch(() => undefined),

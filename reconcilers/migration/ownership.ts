@@ -6,6 +6,7 @@ import { attempt as trying, Transient } from '../common/errors.js';
 import { given } from '../common/given.js';
 import type { Outcome } from '../common/outcome.js';
 import { keys, serialise, type Versioned, type VmRecord } from '../common/records.js';
+import { abandoned, isFenced } from '../fenced.js';
 import { hostKey } from '../host.js';
 import { deleteCopies } from '../vm/disk.js';
 import { finish, place, type MigrationDependencies, type Status } from './step.js';
@@ -26,7 +27,9 @@ export async function takeOver(fuid: string, attempt: string, dependencies: Migr
   const { attempt: done, target, ...kept } = record.value;
   const left = target.storage && { ...place(kept), storage: kept.storage ?? 'Local' };
   const last = { attempt, moved: true, reason: 'Succeeded', message: '', ...given({ left }) };
-  const owned: VmRecord = { ...kept, ...given(target), phase: 'Owned', generation: kept.generation + 1, last };
+  const leftAt = isFenced(kept, dependencies) ? abandoned(kept, kept) : kept.leftAt;
+  const generation = kept.generation + 1;
+  const owned: VmRecord = { ...kept, ...given({ leftAt }), ...given(target), phase: 'Owned', generation, last };
   if (await cas(fuid, owned, record.index, dependencies)) return;
   // The event of the target's resuming and the reconcile both come here; the first one has done it.
   if (moving())
@@ -63,13 +66,17 @@ export async function giveBack(
 ): Promise<Outcome<Status>> {
   const { attempt = migration.metadata.uid, target, ...kept } = value;
   const { phase, reason, message } = result;
-  // Neither end has a domain at the target: only what was copied so far is there.
-  if (target?.storage) {
+  // Neither end has a domain at the target: only what was copied so far is there. With an end that is off it stays: the two may
+  // be one storage, and nobody can tell.
+  const isTargetOff = target !== undefined && isFenced(target, dependencies);
+  if (target?.storage && !isTargetOff && !isFenced(value, dependencies)) {
     const copies = volumesAt(target, target.storage, dependencies);
     const kept = volumesAt(value, value.storage ?? 'Local', dependencies);
     await trying('LibvirtFailed', `target ${hostKey(target)}`, () => deleteCopies(fuid, copies, kept));
   }
-  const owned: VmRecord = { ...kept, phase: 'Owned', last: { attempt, moved: false, reason, message } };
+  const last = { attempt, moved: false, reason, message };
+  const leftAt = isTargetOff ? abandoned(kept, target) : kept.leftAt;
+  const owned: VmRecord = { ...kept, ...given({ leftAt }), phase: 'Owned', last };
   if (!(await cas(fuid, owned, index, dependencies)))
     throw new Transient(
       'RecordChanged',

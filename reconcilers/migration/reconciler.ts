@@ -6,6 +6,7 @@ import { begin } from './begin.js';
 import { hostKey } from '../host.js';
 import { carryOn } from './carry.js';
 import { evacuates, isPointless, maintenanceEnded } from './evacuation.js';
+import { carryFenced } from './fenced.js';
 import { settle } from './settle.js';
 import {
   concluded,
@@ -37,7 +38,10 @@ export async function reconcileMigration(
       record?.value.phase === 'Moving' &&
       record.value.attempt === migration.metadata.uid
     )
-      return await carryOn(migration, machine, fuid, record, dependencies);
+      return (
+        (await carryFenced(migration, machine, fuid, record, dependencies)) ??
+        (await carryOn(migration, machine, fuid, record, dependencies))
+      );
     if (status.attempt !== undefined && fuid !== undefined && record)
       return await settle(migration, fuid, record, dependencies);
     if (!machine && status.attempt !== undefined)

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
-import type { FederatedNetwork, FederatedVM, FederatedVMStatus, StorageKind, VMPhase } from '../../crds/index.js';
+import type { FederatedNetwork, FederatedVM, FederatedVMStatus, Site, StorageKind, VMPhase } from '../../crds/index.js';
 import type { KeyValueStore } from '../../drivers/consul/types.js';
 import { constants } from '../../drivers/libvirt/index.js';
 import type { Connection } from '../../drivers/libvirt/types.js';
@@ -24,6 +24,7 @@ import {
 } from '../common/records.js';
 import { parseXml } from '../common/xml.js';
 import type { Dataplane } from '../dataplane/dataplane.js';
+import { isFenced } from '../fenced.js';
 import { hostKey, type Host, type Hosts, type LibvirtLink, type ObservedDomain } from '../host.js';
 import type { Objects, ReadSecret, RequestMove } from '../objects.js';
 import { allocateMachine, permissions, placementOf } from './allocate.js';
@@ -37,6 +38,8 @@ import {
   type MachineVolumes,
 } from './disk.js';
 import { domainXml } from './domain.js';
+import { erase } from './erase.js';
+import { clearAbandoned, restartElsewhere } from './fence.js';
 import { planMachine, type MachinePlan, type References } from './plan.js';
 import { phaseOf, powerAction } from './power.js';
 import { schedule } from './schedule.js';
@@ -50,6 +53,8 @@ export interface MachineDependencies {
   readonly allocator: Allocator;
   readonly store: KeyValueStore;
   readonly readSecret: ReadSecret;
+  /** Live read. */
+  readonly readSite: (name: string) => Promise<Site | undefined>;
   readonly requestMove: RequestMove;
   /** Runs placements one after the other. */
   readonly placing: <T>(act: () => Promise<T>) => Promise<T>;
@@ -183,7 +188,19 @@ async function ensure(
   if (found.value.phase === 'Deleting')
     throw new Waiting('Deleting', 'an earlier deletion of this machine is still going on', 2_000);
   refuseNewNetworks(plan, found.value);
-  const record = await permit(fuid, plan, found, dependencies);
+  const permitted = await permit(fuid, plan, found, dependencies);
+  if (isFenced(permitted.value, dependencies)) {
+    const ref = await restartElsewhere(machine, fuid, plan, permitted, dependencies);
+    const message = `its host ${hostKey(permitted.value)} is fenced: it starts at ${hostKey(ref)}`;
+    const placed = { ...permitted.value, ...ref };
+    return working(statusOf(machine, fuid, placed, 'Provisioning', plan), 'HostFenced', message, 0);
+  }
+  const record = await clearAbandoned(
+    fuid,
+    permitted,
+    () => assertOwner(fuid, permitted.value, dependencies),
+    dependencies,
+  );
   const moved = await servePlacement(machine, fuid, record, dependencies);
   const { host, link, connection } = reach(record.value, dependencies);
   refuseDouble(fuid, record.value, dependencies);
@@ -252,7 +269,7 @@ function reach(
   if (isOff(record, dependencies))
     throw new Waiting(
       'HostFenced',
-      `site ${record.site}, host ${record.host} is fenced or gone, and the machine with it; this version does not start it elsewhere: take fenced off when the host is back, or delete the machine`,
+      `site ${record.site}, host ${record.host} is not in use (spec.hosts), and the machine with it; put the host back, with fenced: true if it is off for good, or delete the machine`,
       30_000,
     );
   const host = hosts.get(record);
@@ -649,16 +666,6 @@ async function markDeleting(
     store.transact([{ verb: 'cas', key: keys.vm(fuid), value: serialise(record), index }]),
   );
   if (!result.ok) throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
-}
-
-async function erase(uuid: string, { connection }: LibvirtLink): Promise<void> {
-  const flags =
-    constants.DOMAIN_UNDEFINE_MANAGED_SAVE |
-    constants.DOMAIN_UNDEFINE_SNAPSHOTS_METADATA |
-    constants.DOMAIN_UNDEFINE_NVRAM |
-    constants.DOMAIN_UNDEFINE_CHECKPOINTS_METADATA;
-  await tolerating(['NO_DOMAIN', 'OPERATION_INVALID'], connection.destroyDomain(uuid));
-  await tolerating(['NO_DOMAIN'], connection.undefineDomain(uuid, flags));
 }
 
 /** The host, to remove what a move has left there; undefined for one that is off for good. */

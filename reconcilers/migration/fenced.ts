@@ -1,0 +1,123 @@
+import type { FederatedVM, VMMigration } from '../../crds/index.js';
+import { constants } from '../../drivers/libvirt/index.js';
+import type { DomainStatus } from '../../drivers/libvirt/types.js';
+import { attempt as trying } from '../common/errors.js';
+import { domainUuid } from '../common/identity.js';
+import { tolerating } from '../common/libvirt.js';
+import type { Outcome } from '../common/outcome.js';
+import type { HostRef, Versioned, VmRecord } from '../common/records.js';
+import { isFenced } from '../fenced.js';
+import { hostKey, type LibvirtLink } from '../host.js';
+import { erase } from '../vm/erase.js';
+import { awaitsResume, handedOver, isOff, isPostCopy } from './assess.js';
+import { giveBack, takeOver } from './ownership.js';
+import { settle } from './settle.js';
+import { advance, finish, isUnwanted, type MigrationDependencies, pollMs, type Status, underWay } from './step.js';
+
+/** The end that is not fenced, as its daemon shows it. both: neither is. */
+export type Rest = 'both' | 'unknown' | 'absent' | DomainStatus;
+
+/**
+ * What becomes of a move one end of which is off for good.
+ * - takeOver: the target has it or, if that is what is off, had it; what the source still holds is the guest's past.
+ * - restart: so has the target, but memory that it needs was left at the source: it starts anew there.
+ * - giveBack: the source has it or had it; what the target holds never ran.
+ * - resumeSource: the move paused it there.
+ * - abort: the source still sends to what is off.
+ * - wait: the daemon is taking it down.
+ * - unknown: the other end does not answer, or both may have the latest disk.
+ */
+export type FencedVerdict = 'takeOver' | 'restart' | 'giveBack' | 'resumeSource' | 'abort' | 'wait' | 'unknown';
+
+/** Pure. isCopied: the disk goes with it, so that each end has one of its own. */
+export function assessFenced(
+  end: 'source' | 'target',
+  rest: Rest,
+  jobActive: boolean,
+  isCopied: boolean,
+): FencedVerdict {
+  // Off both, and on a share: whoever owns it starts it anew from the one disk.
+  if (rest === 'both') return isCopied ? 'unknown' : 'giveBack';
+  if (rest === 'unknown') return 'unknown';
+  if (end === 'source') {
+    if (rest === 'absent') return 'giveBack';
+    if (rest.state === 'nostate' || rest.state === 'shutdown') return 'wait';
+    if (runsOnPart(rest)) return 'restart';
+    return rest.state === 'paused' && awaitsResume(rest) ? 'giveBack' : 'takeOver';
+  }
+  if (rest === 'absent' || handedOver(rest)) return 'takeOver';
+  if (rest.state === 'paused' && isPostCopy(rest.reason)) return 'takeOver';
+  if (jobActive) return 'abort';
+  if (rest.state === 'nostate' || rest.state === 'shutdown') return 'wait';
+  if (isOff(rest)) return 'giveBack';
+  return rest.state === 'paused' && rest.reason === constants.DOMAIN_PAUSED_MIGRATION ? 'resumeSource' : 'giveBack';
+}
+
+/** After post-copy began: it has run here, with memory that is still at the other end. */
+const runsOnPart = ({ state, reason }: DomainStatus): boolean =>
+  (state === 'paused' && isPostCopy(reason)) || (state === 'running' && reason === constants.DOMAIN_RUNNING_POSTCOPY);
+
+/** Resolves a move one end of which is fenced; undefined: neither is. */
+export async function carryFenced(
+  migration: VMMigration,
+  machine: FederatedVM,
+  fuid: string,
+  record: Versioned<VmRecord>,
+  dependencies: MigrationDependencies,
+): Promise<Outcome<Status> | undefined> {
+  const { value } = record;
+  const { target } = value;
+  const off = [value, target].map((ref) => ref !== undefined && isFenced(ref, dependencies));
+  if (!target || !off.includes(true)) return undefined;
+  const end = off[0] === true ? 'source' : 'target';
+  const [lost, kept]: [HostRef, HostRef] = end === 'source' ? [value, target] : [target, value];
+  const link = dependencies.hosts.get(kept)?.qemu;
+  const uuid = domainUuid(fuid);
+  const { rest, jobActive } = off.includes(false)
+    ? await look(uuid, link)
+    : ({ rest: 'both', jobActive: false } as const);
+  const say = (reason: string, message: string, againMs: number): Outcome<Status> =>
+    underWay(advance(migration, migration.status?.phase ?? 'Copying', reason, message, dependencies), againMs);
+  const why = `${end} ${hostKey(lost)} is fenced`;
+  const reason = end === 'source' ? 'SourceFenced' : 'TargetFenced';
+  const act = async (call: (to: LibvirtLink) => Promise<unknown>): Promise<void> => {
+    if (link) await trying('LibvirtFailed', `site ${kept.site}, host ${kept.host}`, () => call(link));
+  };
+  const verdict = assessFenced(end, rest, jobActive, target.storage !== undefined);
+  switch (verdict) {
+    case 'unknown':
+      return say('EndUnknown', `${why}; ${hostKey(kept)} has to answer before the machine is started anywhere`, 2_000);
+    case 'wait':
+      return say(reason, `${why}; waiting for the domain at ${hostKey(kept)} to end`, pollMs);
+    case 'abort':
+      await act(({ connection }) => tolerating(['OPERATION_INVALID', 'NO_DOMAIN'], connection.abortJob(uuid)));
+      return say(reason, `${why}: the copy is being stopped`, pollMs);
+    case 'resumeSource':
+      await act(({ connection }) => tolerating(['OPERATION_INVALID'], connection.resumeDomain(uuid)));
+      return say(reason, `${why}: resuming the machine at ${hostKey(kept)}`, 100);
+    case 'giveBack': {
+      if (end === 'source') await act((to) => erase(uuid, to));
+      const phase = isUnwanted(migration, machine) ? 'Cancelled' : 'Failed';
+      return await giveBack(migration, fuid, record, { phase, reason, message: `${why}; the machine is at ${hostKey(value)}` }, dependencies); // prettier-ignore
+    }
+    case 'restart':
+    case 'takeOver': {
+      if (end === 'target' || verdict === 'restart') await act((to) => erase(uuid, to));
+      await takeOver(fuid, migration.metadata.uid, dependencies);
+      const taken = dependencies.directory.machine(fuid);
+      if (end === 'source' && taken) return await settle(migration, fuid, taken, dependencies);
+      return finish(migration, 'Failed', reason, `${why}, and the machine had gone over to it`, dependencies);
+    }
+  }
+}
+
+async function look(uuid: string, link: LibvirtLink | undefined): Promise<{ rest: Rest; jobActive: boolean }> {
+  if (!link?.isConnected) return { rest: 'unknown', jobActive: false };
+  try {
+    const job = await tolerating(['NO_DOMAIN', 'OPERATION_INVALID'], link.connection.jobStats(uuid));
+    const rest = (await tolerating(['NO_DOMAIN'], link.connection.domainState(uuid))) ?? 'absent';
+    return { rest, jobActive: job?.type === 'bounded' || job?.type === 'unbounded' };
+  } catch {
+    return { rest: 'unknown', jobActive: false };
+  }
+}
