@@ -91,7 +91,7 @@ export class Watch implements AsyncDisposable {
     );
     for (const [uuid, hosts] of runs) {
       if (hosts.length > 1 && (await this.#runsOnAll(uuid, hosts)))
-        this.#violations.add(`domain ${uuid} runs on ${hosts.join(' and ')}`);
+        this.#violations.add(`domain ${uuid} runs on ${hosts.sort().join(' and ')}`);
       const fuid = this.#known.get(uuid);
       if (fuid === undefined || (await this.lab.store.get(keys.owner(fuid)))) continue;
       const [host = 'valencia'] = hosts;
