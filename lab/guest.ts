@@ -158,16 +158,17 @@ class ConsoleShell {
 const chunkLength = 2_000;
 
 async function converse(shell: ConsoleShell, command: string, signal: AbortSignal): Promise<GuestResult> {
-  // Interrupt what an earlier caller left running, and ask until the shell answers: the guest may still boot.
+  // Ask until the shell answers: the guest may still boot. From the second time on interrupt what an earlier caller left
+  // running, and wait longer each time: a slow guest's shell must not be interrupted over and over while it starts.
   const ready = `<${randomUUID()}`;
-  for (const answered = new RegExp(`${ready} ready>`); ;) {
-    shell.send(`\x03\nprintf '%s%s\\n' '${ready}' ' ready>'\n`);
-    const patience = AbortSignal.any([signal, AbortSignal.timeout(500)]);
-    const answer = await shell.waitFor(answered, patience).catch((error: unknown) => {
+  const answered = new RegExp(`${ready} ready>`);
+  for (let attempt = 0, answer; answer === undefined; attempt++) {
+    shell.send(`${attempt === 0 ? '' : '\x03'}\nprintf '%s%s\\n' '${ready}' ' ready>'\n`);
+    const patience = AbortSignal.any([signal, AbortSignal.timeout(Math.min(500 * 1.5 ** attempt, 5_000))]);
+    answer = await shell.waitFor(answered, patience).catch((error: unknown) => {
       if (signal.aborted || !patience.aborted) throw error;
       return undefined;
     });
-    if (answer !== undefined) break;
   }
   const encoded = Buffer.from(command).toString('base64');
   await shell.line('COMMAND=', signal);
