@@ -4,8 +4,6 @@ import { kinds, quantity, type FederatedVM, type Site } from '../../crds/index.j
 import { siteRecord } from '../../reconcilers/common/records.js';
 import {
   apply,
-  captured,
-  captureStarted,
   condition,
   consulDump,
   deleteAll,
@@ -33,6 +31,7 @@ import {
   type LabHost,
   type World,
 } from '../support/lab.js';
+import { Capture } from '../support/lab/attack.js';
 
 /** A machine each, where the test wants it; `stranger` is another tenant's, with the address of `near`. */
 const near = 'hosts/near';
@@ -174,6 +173,9 @@ async function allPing(payload?: number): Promise<void> {
   }
 }
 
+const isBroadcastArp = (frame: Buffer): boolean =>
+  frame.toString('hex', 0, 6) === 'ffffffffffff' && frame.toString('hex', 12, 14) === '0806';
+
 const macOf = (key: string): string => macs.get(key) ?? '';
 
 const placeOf = ({ status }: FederatedVM): string => `${status?.site ?? ''}/${status?.host ?? ''}`;
@@ -284,43 +286,45 @@ describe('machines of one network on two hosts of a site and at another site', (
   }, 60_000);
 
   it('a broadcast arrives once at each, and never at the other tenant’s', async () => {
-    const ways = tenant.flatMap((from) =>
-      [...tenant, stranger].filter((to) => to !== from).map((to) => ({ from, to })),
+    const all = [...tenant, stranger];
+    const captures = await Promise.all(
+      all.map(async (to) => await Capture.start({ site: places[to]?.on ?? 'lisbon', mac: macOf(to) }, 'out')),
     );
-    const captures = Promise.all(
-      ways.map(async ({ from, to }) => {
-        const filter = `arp and ether src ${macOf(from)} and ether broadcast`;
-        return await captured(places[to]?.on ?? 'lisbon', macOf(to), filter);
-      }),
-    );
-    await captureStarted();
-    const command = 'device=$(ls /sys/class/net | grep -v lo); arping -c 3 -w 3 -I $device 172.16.77.77';
-    const sent = new Map(
-      await Promise.all(
-        tenant.map(async (from) => {
-          const [, probes] = /Sent (\d+) probe/.exec((await guest(from, command)).stdout) ?? [];
-          return [from, Number(probes)] as const;
-        }),
-      ),
-    );
-    for (const probes of sent.values()) expect(probes).toBeGreaterThanOrEqual(3);
-    const seen = await captures;
-    expect(ways.map((way, index) => ({ ...way, frames: seen[index] }))).toEqual(
-      ways.map((way) => ({ ...way, frames: way.to === stranger ? 0 : sent.get(way.from) })),
-    );
+    try {
+      const command = 'device=$(ls /sys/class/net | grep -v lo); arping -c 3 -w 3 -I $device 172.16.77.77';
+      const sent = new Map(
+        await Promise.all(
+          tenant.map(async (from) => {
+            const [, probes] = /Sent (\d+) probe/.exec((await guest(from, command)).stdout) ?? [];
+            return [from, Number(probes)] as const;
+          }),
+        ),
+      );
+      for (const probes of sent.values()) expect(probes).toBeGreaterThanOrEqual(3);
+      const ways = all.flatMap((to, index) =>
+        tenant.filter((from) => from !== to).map((from) => ({ from, to, capture: captures[index] })),
+      );
+      const seen = ways.map(async ({ from, to, capture }) => {
+        const frames = (await capture?.from([macOf(from)])) ?? [];
+        return { from, to, frames: frames.filter((frame) => isBroadcastArp(frame)).length };
+      });
+      expect(await Promise.all(seen)).toEqual(
+        ways.map(({ from, to }) => ({ from, to, frames: to === stranger ? 0 : sent.get(from) })),
+      );
+    } finally {
+      await Promise.all(captures.map((capture) => capture[Symbol.asyncDispose]()));
+    }
   }, 30_000);
 
   it('only the tenant’s own machine answers to an address that both have', async () => {
-    const frames = `ether src ${macOf(spare)} or ether src ${macOf(far)} or ether src ${macOf(near)}`;
-    const capture = captured('lisbon-b', macOf(stranger), frames);
-    await captureStarted();
+    await using capture = await Capture.start({ site: 'lisbon-b', mac: macOf(stranger) }, 'out');
     for (const from of [spare, far]) {
       await guest(from, `arp -d ${places[near]?.address ?? ''}`);
       await pings(from, [near]);
       const { stdout } = await guest(from, `arp -n ${places[near]?.address ?? ''}`);
       expect(stdout.toLowerCase()).toContain(macOf(near));
     }
-    expect(await capture).toBe(0);
+    expect(await capture.from(tenant.map(macOf))).toEqual([]);
   }, 30_000);
 });
 

@@ -1,8 +1,8 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { kinds, migrationPhases, type StorageKind, type VMMigration } from '../../crds/index.js';
 import {
   apply,
-  captureStarted,
   condition,
   ConsoleWatch,
   edgeTargets,
@@ -576,7 +576,7 @@ describe('a migration by a policy', () => {
         const capture = `timeout 60 tcpdump -q -i br-wan -s 0 -w /run/wire.pcap tcp dst portrange 49152-49215 2>/dev/null &
           echo $! >/run/wire.pid; wait`;
         const wire = inSite(to, 'sh', '-c', capture);
-        await captureStarted();
+        await sleep(1_500); // it begins to see frames a moment after it was asked to
         await moveBy(policy.tls ? 'veiled' : 'bare', to, policy);
         await inSite(to, 'sh', '-c', 'kill "$(cat /run/wire.pid)"');
         await wire;

@@ -2,13 +2,12 @@ import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { kinds, type FederatedVM } from '../../crds/index.js';
 import {
   broadcastsOf,
-  captured,
-  captureStarted,
   condition,
   framesSentTo,
   get,
   guest,
   kubectl,
+  run,
   sites,
   startOperator,
   stopOperator,
@@ -16,6 +15,7 @@ import {
   type Operator,
   type SiteName,
 } from '../support/lab.js';
+import { Capture } from '../support/lab/attack.js';
 
 const machines = ['acme/web-1', 'acme/db-1', 'acme/app-1', 'globex/web-1', 'globex/db-1'] as const;
 type MachineKey = (typeof machines)[number];
@@ -129,9 +129,7 @@ describe('a tenant’s machines', () => {
     { from: 'globex/db-1', to: 'globex/web-1', reason: 'the other tenant has the same names and addresses' },
   ];
   it.each(ways)('$from answers to $to: $reason', async ({ from, to }) => {
-    const { stdout, exitCode } = await guest(from, `ping -c 1 -W 3 ${machineOf(to).address}`);
-    expect(stdout).toContain('1 packets received');
-    expect(exitCode).toBe(0);
+    expect(await run('lab/guest', [from, `ping -c 1 -W 3 ${machineOf(to).address}`])).toContain('1 packets received');
   });
 
   const sizes = [
@@ -177,11 +175,9 @@ describe('two tenants', () => {
   });
 
   it('a capture on a port sees the tenant’s own frames', async () => {
-    const { site, mac } = machineOf('globex/web-1');
-    const capture = captured(site, mac, `ether src ${machineOf('globex/db-1').mac}`);
-    await captureStarted();
+    await using capture = await Capture.start(machineOf('globex/web-1'), 'out');
     await guest('globex/db-1', `ping -c 2 -W 3 ${machineOf('globex/web-1').address}`);
-    expect(await capture).toBeGreaterThanOrEqual(2);
+    expect((await capture.from([machineOf('globex/db-1').mac])).length).toBeGreaterThanOrEqual(2);
   });
 
   /** `sent` is what the guest says when the frames have left it; `spreads`, how many its own tenant gets as broadcasts. */
@@ -231,16 +227,12 @@ describe('two tenants', () => {
     const { vni = NaN } = (await get(kinds.FederatedNetwork, 'acme/blue')).status ?? {};
     const before = await broadcastsOf('valencia', vni);
     // What the other tenant's machines say to each other is theirs, so it is the sender that counts.
-    const senders = machines.filter((key) => key.startsWith('acme/')).map((key) => `ether src ${machineOf(key).mac}`);
-    const captures = Promise.all(
-      strangers.map(async (key) => {
-        const { site, mac } = machineOf(key);
-        return await captured(site, mac, senders.join(' or '));
-      }),
-    );
-    await captureStarted();
+    const senders = machines.filter((key) => key.startsWith('acme/')).map((key) => machineOf(key).mac);
+    await using atWeb = await Capture.start(machineOf('globex/web-1'), 'out');
+    await using atDb = await Capture.start(machineOf('globex/db-1'), 'out');
     expect((await guest(from, command())).stdout).toContain(sent);
-    expect(await captures).toEqual([0, 0]);
+    expect(await atWeb.from(senders)).toEqual([]);
+    expect(await atDb.from(senders)).toEqual([]);
     const spread = (await broadcastsOf('valencia', vni)) - before;
     if (spreads === 0) expect(spread).toBe(0);
     else expect(spread).toBeGreaterThanOrEqual(spreads ?? 0);

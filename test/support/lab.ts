@@ -36,17 +36,7 @@ export {
   type LabHost,
   type SiteName,
 } from './lab/run.js';
-export {
-  broadcastsOf,
-  captured,
-  captureStarted,
-  edgeTargets,
-  framesSentTo,
-  traces,
-  whereabouts,
-  world,
-  type World,
-} from './lab/world.js';
+export { broadcastsOf, edgeTargets, framesSentTo, traces, whereabouts, world, type World } from './lab/world.js';
 
 import { kinds } from '../../crds/index.js';
 import { applySites, deleteAll, waitReady } from './lab/kube.js';

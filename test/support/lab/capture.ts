@@ -1,9 +1,13 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { eventually, project, type SiteName } from './run.js';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { eventually, project, type LabHost } from './run.js';
 
 /** The port of the machine with this MAC at a site, or the wire from a site's host to the others, seen from their middle. */
-export type Tap = { readonly site: SiteName; readonly mac: string } | { readonly wire: SiteName };
+export type Tap = { readonly site: LabHost; readonly mac: string } | { readonly wire: LabHost };
+
+/** A frame crosses two switches and the way to this process in less. */
+const underWayMs = 500;
 
 const macPattern = /^([0-9a-f]{2}:){5}[0-9a-f]{2}$/;
 
@@ -55,6 +59,13 @@ export class Capture implements AsyncDisposable {
 
   get frames(): readonly Buffer[] {
     return this.#frames;
+  }
+
+  /** What these senders' frames are, of all that were on their way when it is called. */
+  async from(senders: readonly string[]): Promise<readonly Buffer[]> {
+    await sleep(underWayMs);
+    const macs = new Set(senders.map((mac) => mac.replaceAll(':', '')));
+    return this.#frames.filter((frame) => macs.has(frame.toString('hex', 6, 12)));
   }
 
   /** Fails if the kernel could not keep up: an empty capture would prove nothing then. */

@@ -2,6 +2,7 @@ import { execFile, spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
+import { runInGuest } from '../../../lab/guest.js';
 
 const execute = promisify(execFile);
 
@@ -27,16 +28,6 @@ export async function run(file: string, args: readonly string[], env: NodeJS.Pro
 
 /** The same for a command that reads its standard input. */
 export async function feed(file: string, args: readonly string[], input: string): Promise<string> {
-  const { code, stdout, stderr } = await outcome(file, args, input);
-  if (code !== 0) throw new CommandError(`${file} ${args.join(' ')} ended with ${String(code)}: ${stderr}`, stderr);
-  return stdout;
-}
-
-async function outcome(
-  file: string,
-  args: readonly string[],
-  input = '',
-): Promise<{ code: number | null; stdout: string; stderr: string }> {
   const child = spawn(file, args, { cwd: project, stdio: ['pipe', 'pipe', 'pipe'] });
   let [stdout, stderr] = ['', ''];
   child.stdout.setEncoding('utf8').on('data', (text: string) => (stdout += text));
@@ -46,7 +37,8 @@ async function outcome(
     child.once('error', reject);
     child.once('close', resolve);
   });
-  return { code, stdout, stderr };
+  if (code !== 0) throw new CommandError(`${file} ${args.join(' ')} ended with ${String(code)}: ${stderr}`, stderr);
+  return stdout;
 }
 
 export class CommandError extends Error {
@@ -70,14 +62,9 @@ export async function guest(
   command: string,
   timeoutMs = 30_000,
 ): Promise<{ stdout: string; exitCode: number }> {
-  const args = ['--timeout', String(timeoutMs / 1_000), title, command];
-  const { code, stdout, stderr } = await outcome('lab/guest', args);
-  if (code === labFailed || code === null) throw new CommandError(`${title}: ${command}: ${stderr}`, stderr);
-  return { stdout, exitCode: code };
+  const { output, exitCode } = await runInGuest(title, command, timeoutMs);
+  return { stdout: output, exitCode };
 }
-
-/** lab/guest's own exit code when the guest gave no answer. */
-const labFailed = 255;
 
 /** What a failure of a wait shows beside the last observation. */
 const witnesses = new Set<() => string>();

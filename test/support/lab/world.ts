@@ -119,22 +119,6 @@ export async function framesSentTo(site: LabHost, mac: string): Promise<number> 
   return Number(count);
 }
 
-/** Longer than a probe of two packets and the way into the guest take. */
-const captureSeconds = 8;
-
-/** Frames that a machine's port carries in the next seconds, of those that the filter (pcap-filter(7)) lets through. */
-export async function captured(site: LabHost, mac: string, filter: string): Promise<number> {
-  if (!macPattern.test(mac)) throw new Error(`not a MAC: ${mac}`);
-  const script = `name=$(ovs-vsctl --bare --columns=name find interface 'external_ids:attached-mac="${mac}"')
-    timeout ${String(captureSeconds)} tcpdump -n -e -l -i "$name" '${filter}' 2>/dev/null | grep -c '>' || true`;
-  return Number(await inSite(site, 'bash', '-c', script));
-}
-
-/** A capture begins to see frames a moment after it was asked for. */
-export async function captureStarted(): Promise<void> {
-  await new Promise((resolve) => setTimeout(resolve, 1_500));
-}
-
 /** Frames to all of a network that a site's integration bridge has let through. */
 export async function broadcastsOf(site: LabHost, vni: number): Promise<number> {
   const match = `cookie=0x${networkCookie(vni).toString(16)}/-1,table=${String(tables.forward)}`;
