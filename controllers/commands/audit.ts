@@ -89,13 +89,14 @@ export async function runAudit(args: readonly string[], env: NodeJS.ProcessEnv):
   const store = connectConsul(options.consul, options.consulToken === undefined ? {} : { token: options.consulToken });
   const hosts = new HostPool((namespace, name) => api.secret(namespace, name), options.namespace);
   const isAsked = (site: string): boolean => options.sites.length === 0 || options.sites.includes(site);
+  const done: Repaired[] = [];
   try {
     await connectHosts(api, store, hosts, options.sites, isAsked);
-    return await run({ store, hosts, isAsked, readObjects: () => readObjects(api) }, options);
+    return await run({ store, hosts, isAsked, readObjects: () => readObjects(api) }, done, options);
   } catch (error) {
     const away = outage(error);
     if (!away) throw error;
-    print({ findings: [], away: [away] }, [], options);
+    print({ findings: [], away: [away] }, done, options);
     return 2;
   } finally {
     await hosts.close();
@@ -131,9 +132,9 @@ async function connectHosts(
   await hosts.settled({ hostMs: patienceMs, bridgeMs: patienceMs });
 }
 
-async function run(dependencies: AuditDependencies, options: AuditOptions): Promise<number> {
+/** done: what is repaired is added to it, so that it can be told also if this fails in between. */
+async function run(dependencies: AuditDependencies, done: Repaired[], options: AuditOptions): Promise<number> {
   const pause = () => sleep(options.graceMs);
-  const done: Repaired[] = [];
   let looked = await audit(dependencies, pause);
   for (let round = 0; options.repair !== 'no' && round < mostRounds; round++) {
     const before = done.length;
