@@ -8,6 +8,7 @@ import { Dataplane } from '../reconcilers/dataplane/dataplane.js';
 import { Places, queued } from '../reconcilers/migration/queue.js';
 import { reconcileMigration } from '../reconcilers/migration/reconciler.js';
 import type { Move } from '../reconcilers/migration/move.js';
+import type { Copying } from '../reconcilers/migration/copying.js';
 import type { Course } from '../reconcilers/migration/policy.js';
 import { reconcileNetwork } from '../reconcilers/network/reconciler.js';
 import { reconcileSite } from '../reconcilers/site/reconciler.js';
@@ -78,6 +79,7 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
     { intervalMs: options.probeMs },
   );
   const moves = new Map<string, Move>();
+  const copies = new Map<string, Copying>();
   const courses = new Map<string, Course>();
   const clearing = new Map<string, Promise<void>>();
   const placing = oneAtATime();
@@ -143,6 +145,7 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
         dataplane,
         store,
         moves,
+        copies,
         courses,
         places,
         clearing,
@@ -216,7 +219,7 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
     wiring.unsubscribe();
     followSites.unsubscribe();
     followRoster.unsubscribe();
-    for (const move of moves.values()) move.close();
+    for (const each of [...moves.values(), ...copies.values()]) each.close();
     underlay.close();
     dataplane.close();
     directory.close();

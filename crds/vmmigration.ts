@@ -108,7 +108,7 @@ const spec = withRules(
       .enum(['Live', 'Offline'])
       .optional()
       .describe(
-        'Live (when left out): the guest goes on running. Offline: it is shut down, copied and started. Containers move Offline only.',
+        'Live: the guest goes on running. Offline: a machine that is stopped moves with its disk, and stays stopped. Left out: as the machine is, Offline if it is stopped (runStrategy: Stopped), else Live. Containers move Offline only.',
       ),
     storage: z
       .enum(['Auto', 'Copy'])
@@ -169,6 +169,7 @@ const status = z.object({
   attempt: z.string().optional().describe('UUID of the attempt, also in the metadata of the domain while it moves.'),
   source: place.optional().describe('Where the machine was.'),
   target: place.optional().describe('Where it goes.'),
+  mode: z.enum(['Live', 'Offline']).optional().describe('How the machine moves: what spec.mode says, or came to.'),
   storage: z.enum(['Local', 'Cached', 'Shared', 'Copy']).optional().describe('How the disk is moved.'),
   progressPercent: z
     .int()

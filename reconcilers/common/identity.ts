@@ -40,6 +40,8 @@ export const interfaceId = (fuid: string, index: number): string => derived(fuid
 
 export const diskVolumeName = (fuid: string): string => `isth-${fuid}-root.qcow2`;
 export const seedVolumeName = (fuid: string): string => `isth-${fuid}-seed.iso`;
+/** What an offline move makes of a disk that stands on an image, to send it whole. */
+export const transferVolumeName = (fuid: string): string => `isth-${fuid}-transfer.qcow2`;
 /**
  * A MAC for a machine's index-th interface: locally administered, unicast, 44 bits of the fuid's hash. attempt moves on
  * when another owner holds it (2^-44 a pair, but a clash would cut two machines off).

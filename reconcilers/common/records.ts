@@ -108,7 +108,15 @@ export const vmRecord = z.object({
   disk: z.boolean(),
   storage: storageKind.optional().describe('what its disk is now; a move may have made it Local'),
   attempt: z.string().optional(),
+  mode: z.enum(['Live', 'Offline']).optional().describe('how it is being moved; left out: Live'),
   target: hostRef.extend({ storage: storageKind.optional().describe('what a disk that is copied becomes') }).optional(),
+  copy: z
+    .object({
+      id: z.string().describe('whose try this is: a process that was overtaken can’t call its copy complete'),
+      stamp: z.string().optional().describe('set once the copy is complete: when the disk was last written to'),
+    })
+    .optional()
+    .describe('what an offline move makes of the disk at the target; without a stamp it is worth nothing'),
   last: z
     .object({
       attempt: z.string(),
@@ -116,6 +124,9 @@ export const vmRecord = z.object({
       reason: z.string(),
       message: z.string(),
       left: hostRef.extend({ storage: storageKind }).optional().describe('where a disk that was copied was before'),
+      source: hostRef
+        .optional()
+        .describe('where the domain is still defined after an offline move: nobody starts the machine until it is not'),
     })
     .optional()
     .describe('how the latest move ended: written with the change of owner, so that it is concluded once'),

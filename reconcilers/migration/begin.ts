@@ -1,12 +1,14 @@
 import type { FederatedVM, VMMigration } from '../../crds/index.js';
 import { messageOf, Transient, Waiting } from '../common/errors.js';
+import { domainUuid } from '../common/identity.js';
 import type { Outcome } from '../common/outcome.js';
 import type { Versioned, VmRecord } from '../common/records.js';
 import { isFenced } from '../fenced.js';
 import { type Host, hostKey } from '../host.js';
 import { createCopies } from '../vm/disk.js';
-import { clearCopied } from './clear.js';
+import { clearCopied, clearSource } from './clear.js';
 import { Move } from './move.js';
+import { chooseMode } from './mode.js';
 import { areSwitchesFollowing, cas, takeOver } from './ownership.js';
 import { chooseTarget, preflight } from './preflight.js';
 import {
@@ -44,9 +46,10 @@ export async function begin(
       `FederatedVM ${spec.vmName} is being moved by another VMMigration; this one follows`,
       5_000,
     );
-  if (record.value.last?.left) {
+  if (record.value.last?.source ?? record.value.last?.left) {
     // Of the move before, which found the host away: this one may go back there.
-    await clearCopied(migration, fuid, record, dependencies);
+    if (record.value.last.source) await clearSource(migration, fuid, record.value.last.source, record, dependencies);
+    else await clearCopied(migration, fuid, record, dependencies);
     throw new Transient('RecordChanged', 'the machine’s record changed; it is read again');
   }
   if (migration.status?.attempt !== undefined) refuseOverrun(migration, record.value, dependencies);
@@ -60,9 +63,10 @@ export async function begin(
     );
   const storage = storageNow(machine, record.value, dependencies);
   const to = targetOf(migration, storage, target);
+  const mode = chooseMode(migration, machine, source.qemu?.domains.get(domainUuid(fuid))?.state, hostKey(source));
   const isNew = migration.status?.attempt === undefined;
   if (isNew) dependencies.places.check(migration, source.site);
-  await preflight(migration, fuid, record.value, storage, to, source, target, dependencies);
+  await preflight(migration, fuid, record.value, mode, storage, to, source, target, dependencies);
   if (isNew) {
     // Others may have gone first meanwhile. From here to the return nothing is waited for.
     dependencies.places.take(migration, source.site);
@@ -71,18 +75,25 @@ export async function begin(
       attempt: metadata.uid,
       source: place(source),
       target: place(target),
+      mode,
       storage: spec.storage === 'Copy' ? 'Copy' : storage,
       progressPercent: 0,
     } as const;
     const message = `preparing to move ${spec.vmName} from ${hostKey(source)} to ${hostKey(target)}`;
     return underWay(advance(migration, 'Preparing', 'Preparing', message, dependencies, more), 0);
   }
-  const moving: VmRecord = { ...record.value, storage, phase: 'Moving', attempt: metadata.uid, target: to };
+  const moving: VmRecord = { ...record.value, storage, phase: 'Moving', mode, attempt: metadata.uid, target: to };
   if (!(await cas(fuid, moving, record.index, dependencies)))
     throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
+  if (mode === 'Offline') {
+    const [phase, message] = to?.storage
+      ? (['Copying', `copying the disk from ${hostKey(source)} to ${hostKey(target)}`] as const)
+      : (['SwitchingOver', `handing the machine over to ${hostKey(target)}`] as const);
+    return underWay(advance(migration, phase, phase, message, dependencies, { mode }), 0);
+  }
   startMove(migration, fuid, moving, false, source, target, dependencies);
   return underWay(
-    advance(migration, 'Copying', 'Copying', `copying ${what(moving)} to ${hostKey(target)}`, dependencies),
+    advance(migration, 'Copying', 'Copying', `copying ${what(moving)} to ${hostKey(target)}`, dependencies, { mode }),
     pollMs,
   );
 }

@@ -1,47 +1,46 @@
 import type { VMMigration } from '../../crds/index.js';
-import { constants } from '../../drivers/libvirt/index.js';
 import { attempt as trying, Transient, Waiting } from '../common/errors.js';
+import { given } from '../common/given.js';
 import { domainUuid } from '../common/identity.js';
-import { tolerating } from '../common/libvirt.js';
 import type { Versioned, VmRecord } from '../common/records.js';
-import { isFenced } from '../fenced.js';
+import { abandoned, isFenced } from '../fenced.js';
 import { hostKey } from '../host.js';
 import { deleteCopies } from '../vm/disk.js';
 import { linkOf } from './move.js';
 import { cas } from './ownership.js';
 import { type MigrationDependencies, reachable, type Status } from './step.js';
 import { volumesAt } from './transfer.js';
+import { undefineAt } from './undefine.js';
 
-/** libvirt undefines the source by itself; after a crash of its daemon it may be left over, switched off. */
+/**
+ * libvirt undefines the source of a live move by itself; after a crash of its daemon it may be left over, switched off. After an offline
+ * move we do, and then the record says so.
+ */
 export async function clearSource(
   migration: VMMigration,
   fuid: string,
   source: Status['source'],
-  record: VmRecord,
+  { value, index }: Versioned<VmRecord>,
   dependencies: MigrationDependencies,
 ): Promise<void> {
-  const { hosts } = dependencies;
-  if (source?.host === undefined || hostKey({ site: source.site, host: source.host }) === hostKey(record)) return;
+  if (source?.host === undefined || hostKey({ site: source.site, host: source.host }) === hostKey(value)) return;
+  const ref = { site: source.site, host: source.host };
+  const isGone = isFenced(ref, dependencies);
   // Its record names it (leftAt): the domain goes when the host is back.
-  if (isFenced({ site: source.site, host: source.host }, dependencies)) return;
-  const link = hosts.get({ site: source.site, host: source.host })?.qemu;
-  if (!link?.isConnected)
-    throw new Waiting(
-      'SiteUnreachable',
-      `the machine runs at ${hostKey(record)}; waiting for ${source.site}/${source.host} to answer, to see that nothing of ${migration.spec.vmName} is left there`,
-      5_000,
-    );
-  const { connection } = link;
-  const uuid = domainUuid(fuid);
-  const state = await tolerating(['NO_DOMAIN'], connection.domainState(uuid));
-  if (!state) return;
-  if (state.state !== 'shutoff')
-    throw new Waiting(
-      'SourceNotOff',
-      `waiting for the domain at ${source.site}/${source.host} to end (it is ${state.state})`,
-      500,
-    );
-  await tolerating(['NO_DOMAIN'], connection.undefineDomain(uuid, constants.DOMAIN_UNDEFINE_NVRAM));
+  if (!isGone) {
+    if (!dependencies.hosts.get(ref)?.qemu?.isConnected)
+      throw new Waiting(
+        'SiteUnreachable',
+        `the machine is at ${hostKey(value)}; waiting for ${hostKey(ref)} to answer, to see that nothing of ${migration.spec.vmName} is left there`,
+        5_000,
+      );
+    await undefineAt(ref, fuid, dependencies);
+  }
+  if (!value.last?.source) return;
+  const { source: _, ...last } = value.last;
+  const leftAt = isGone ? abandoned(value, ref) : value.leftAt;
+  if (!(await cas(fuid, { ...value, ...given({ leftAt }), last }, index, dependencies)))
+    throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
 }
 
 /** The disk that was copied goes last of all: ownership has moved, the source is off, the target has the machine. */

@@ -29,8 +29,13 @@ export function needsOf(xml: string): GuestNeeds {
 
 export type Misfit = { readonly reason: 'MachineTypeNotSupported' | 'CPUIncompatible'; readonly message: string };
 
-/** Why a running guest can't go on at a target, if so. Throws what its daemon throws for other reasons. */
-export async function misfit(uuid: string, source: Connection, target: Connection): Promise<Misfit | undefined> {
+/** Why a guest can't go on at a target, or, where it is off, start there, if so. Throws what its daemon throws for other reasons. */
+export async function misfit(
+  uuid: string,
+  isRunning: boolean,
+  source: Connection,
+  target: Connection,
+): Promise<Misfit | undefined> {
   const { arch, machine, virtualisation, cpu } = needsOf(
     await source.domainXml(uuid, constants.DOMAIN_XML_SECURE | constants.DOMAIN_XML_MIGRATABLE),
   );
@@ -43,7 +48,8 @@ export async function misfit(uuid: string, source: Connection, target: Connectio
       message: `it has no QEMU for machine type ${machine} with ${virtualisation} (${messageOf(error)}); bring the QEMU there up to the source's version`,
     };
   }
-  if (cpu === undefined) return undefined;
+  // One that is off gets a CPU when it starts.
+  if (cpu === undefined || !isRunning) return undefined;
   if ((await target.compareHypervisorCpu(cpu, arch, machine, virtualisation)) !== 'incompatible') return undefined;
   const model = parseXml(cpu)('cpu', 'model') ?? 'of the source';
   return {

@@ -10,6 +10,7 @@ import { isFenced } from '../fenced.js';
 import { hostKey, type LibvirtLink } from '../host.js';
 import { erase } from '../vm/erase.js';
 import { awaitsResume, handedOver, isOff, isPostCopy } from './assess.js';
+import { isCopied } from './offline.js';
 import { giveBack, takeOver } from './ownership.js';
 import { settle } from './settle.js';
 import { advance, finish, isUnwanted, type MigrationDependencies, pollMs, type Status, underWay } from './step.js';
@@ -53,6 +54,16 @@ export function assessFenced(
   return rest.state === 'paused' && rest.reason === constants.DOMAIN_PAUSED_MIGRATION ? 'resumeSource' : 'giveBack';
 }
 
+/**
+ * So, for an offline move. Pure. isWhole: all of its disk is at the target, or on a share. The domain is defined at the target only when all that it needs is there, and the source keeps its own
+ * until the record names the target.
+ */
+export function assessFencedOffline(end: 'source' | 'target', rest: Rest, isWhole: boolean): FencedVerdict {
+  if (rest === 'both') return 'giveBack';
+  if (rest === 'unknown') return 'unknown';
+  return end === 'source' && rest !== 'absent' && isWhole ? 'takeOver' : 'giveBack';
+}
+
 /** After post-copy began: it has run here, with memory that is still at the other end. */
 const runsOnPart = ({ state, reason }: DomainStatus): boolean =>
   (state === 'paused' && isPostCopy(reason)) || (state === 'running' && reason === constants.DOMAIN_RUNNING_POSTCOPY);
@@ -83,7 +94,10 @@ export async function carryFenced(
   const act = async (call: (to: LibvirtLink) => Promise<unknown>): Promise<void> => {
     if (link) await trying('LibvirtFailed', `site ${kept.site}, host ${kept.host}`, () => call(link));
   };
-  const verdict = assessFenced(end, rest, jobActive, target.storage !== undefined);
+  const verdict =
+    value.mode === 'Offline'
+      ? assessFencedOffline(end, rest, isCopied(value))
+      : assessFenced(end, rest, jobActive, target.storage !== undefined);
   switch (verdict) {
     case 'unknown':
       return say('EndUnknown', `${why}; ${hostKey(kept)} has to answer before the machine is started anywhere`, 2_000);

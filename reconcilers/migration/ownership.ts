@@ -8,9 +8,11 @@ import type { Outcome } from '../common/outcome.js';
 import { keys, serialise, type Versioned, type VmRecord } from '../common/records.js';
 import { abandoned, isFenced } from '../fenced.js';
 import { hostKey } from '../host.js';
+import { deleteTransfer } from '../vm/copy.js';
 import { deleteCopies } from '../vm/disk.js';
 import { finish, place, type MigrationDependencies, type Status } from './step.js';
 import { volumesAt } from './transfer.js';
+import { undefineAt } from './undefine.js';
 
 /** A switch that has not followed by then is away: it does when it is back. */
 const followMs = 5_000;
@@ -24,9 +26,10 @@ export async function takeOver(fuid: string, attempt: string, dependencies: Migr
   };
   const record = moving();
   if (!record?.value.target) return;
-  const { attempt: done, target, ...kept } = record.value;
+  const { attempt: done, target, mode, copy: _, ...kept } = record.value;
   const left = target.storage && { ...place(kept), storage: kept.storage ?? 'Local' };
-  const last = { attempt, moved: true, reason: 'Succeeded', message: '', ...given({ left }) };
+  const source = mode === 'Offline' ? place(kept) : undefined;
+  const last = { attempt, moved: true, reason: 'Succeeded', message: '', ...given({ left, source }) };
   const leftAt = isFenced(kept, dependencies) ? abandoned(kept, kept) : kept.leftAt;
   const generation = kept.generation + 1;
   const owned: VmRecord = { ...kept, ...given({ leftAt }), ...given(target), phase: 'Owned', generation, last };
@@ -64,11 +67,16 @@ export async function giveBack(
   result: { phase: 'Failed' | 'Cancelled'; reason: string; message: string },
   dependencies: MigrationDependencies,
 ): Promise<Outcome<Status>> {
-  const { attempt = migration.metadata.uid, target, ...kept } = value;
+  const { attempt = migration.metadata.uid, target, mode, copy: _, ...kept } = value;
   const { phase, reason, message } = result;
-  // Neither end has a domain at the target: only what was copied so far is there. With an end that is off it stays: the two may
+  // There is no domain at the target: only what was copied so far is there. With an end that is off it stays: the two may
   // be one storage, and nobody can tell.
   const isTargetOff = target !== undefined && isFenced(target, dependencies);
+  if (mode === 'Offline' && target && !isTargetOff) await undefineAt(target, fuid, dependencies);
+  if (mode === 'Offline' && target?.storage && !isFenced(value, dependencies)) {
+    const from = volumesAt(value, value.storage ?? 'Local', dependencies);
+    await trying('LibvirtFailed', `source ${hostKey(value)}`, () => deleteTransfer(fuid, from));
+  }
   if (target?.storage && !isTargetOff && !isFenced(value, dependencies)) {
     const copies = volumesAt(target, target.storage, dependencies);
     const kept = volumesAt(value, value.storage ?? 'Local', dependencies);

@@ -4,11 +4,13 @@ import { attempt as trying, Waiting } from '../common/errors.js';
 import { domainUuid, networkUuid } from '../common/identity.js';
 import type { HostRef, VmRecord } from '../common/records.js';
 import { type Host, hostKey } from '../host.js';
+import { standsOnImage } from '../vm/copy.js';
 import { copySizeBytes } from '../vm/disk.js';
 import { schedule, spannedSites } from '../vm/schedule.js';
 import { machineSize } from '../vm/size.js';
 import { uncarried } from '../network/plan.js';
 import { misfit } from './compatible.js';
+import type { Mode } from './mode.js';
 import { linkOf } from './move.js';
 import { oldestForZstd } from './policy.js';
 import { Failure, type MigrationDependencies, place } from './step.js';
@@ -56,6 +58,7 @@ export async function preflight(
   migration: VMMigration,
   fuid: string,
   record: VmRecord,
+  mode: Mode,
   storage: StorageKind,
   to: VmRecord['target'],
   source: Host,
@@ -65,14 +68,8 @@ export async function preflight(
   const { directory, dataplane, objects } = dependencies;
   const { spec } = migration;
   const uuid = domainUuid(fuid);
-  if (spec.mode === 'Offline')
-    throw new Failure('ModeNotSupported', 'spec.mode: Offline is not supported by this version; use Live');
-  const domain = linkOf(source).domains.get(uuid);
-  if (domain?.state !== 'running' && domain?.state !== 'paused')
-    throw new Failure(
-      'MachineNotRunning',
-      `spec.vmName: FederatedVM ${spec.vmName} is ${domain?.state ?? 'not defined'} at ${hostKey(source)}; start it (runStrategy: Running), then make a new VMMigration`,
-    );
+  if (!record.disk)
+    throw new Waiting('MachineNotPlaced', `spec.vmName: FederatedVM ${spec.vmName} has no disk yet`, 2_000);
   for (const { network, name } of record.interfaces) {
     const allocated = directory.network(network)?.value;
     if (!allocated) throw new Waiting('NetworkNotReady', `FederatedNetwork ${name} is not allocated`, 5_000);
@@ -86,10 +83,10 @@ export async function preflight(
     if (narrow !== undefined)
       throw new Failure('MTUNotCarried', `spec.target.site: FederatedNetwork ${name} at ${target.site}: ${narrow}`);
   }
-  await requireFit(migration, uuid, source, target);
+  await requireFit(migration, uuid, mode, source, target);
   const share = (host: Host): string =>
     JSON.stringify([host.siteSpec.storage?.shared?.server, host.siteSpec.storage?.shared?.path]);
-  if (to?.storage) await requireSpace(fuid, record, storage, { ...to, storage: to.storage }, dependencies);
+  if (to?.storage) await requireSpace(fuid, record, mode, storage, { ...to, storage: to.storage }, dependencies);
   else if (share(source) !== share(target))
     throw new Failure(
       'ShareDiffers',
@@ -117,12 +114,12 @@ export async function preflight(
 }
 
 /** Whether both ends can do what the policy asks for, and the target has a place for this very guest. */
-async function requireFit({ spec }: VMMigration, uuid: string, source: Host, target: Host): Promise<void> {
+async function requireFit({ spec }: VMMigration, uuid: string, mode: Mode, source: Host, target: Host): Promise<void> {
   const ends = [source, target].map((host) => ({ host, connection: linkOf(host).connection }));
   const asksZstd = spec.policy?.compression === 'Zstd';
   const [unfit] = await Promise.all([
     trying('LibvirtFailed', `target ${hostKey(target)}`, () =>
-      misfit(uuid, linkOf(source).connection, linkOf(target).connection),
+      misfit(uuid, mode === 'Live', linkOf(source).connection, linkOf(target).connection),
     ),
     ...(asksZstd ? ends : []).map(async ({ host, connection }) => {
       const version = await trying('LibvirtFailed', hostKey(host), () => connection.libVersion());
@@ -142,18 +139,30 @@ const mebibytes = (bytes: bigint): string => `${String(bytes >> 20n)} MiB`;
 async function requireSpace(
   fuid: string,
   record: VmRecord,
+  mode: Mode,
   storage: StorageKind,
   to: HostRef & { readonly storage: StorageKind },
   dependencies: MigrationDependencies,
 ): Promise<void> {
   const [from, target] = [volumesAt(record, storage, dependencies), volumesAt(to, to.storage, dependencies)];
-  const [needed, pool] = await Promise.all([
-    trying('LibvirtFailed', `source ${hostKey(record)}`, () => copySizeBytes(fuid, from)),
-    trying('LibvirtFailed', `target ${hostKey(to)}`, () => target.via.libvirt.connection.poolInfo(target.pool)),
+  const at = `source ${hostKey(record)}`;
+  const [needed, beside] = await Promise.all([
+    trying('LibvirtFailed', at, () => copySizeBytes(fuid, from)),
+    trying('LibvirtFailed', at, () => (mode === 'Offline' ? standsOnImage(fuid, from) : Promise.resolve(false))),
   ]);
-  if (pool.availableBytes < needed)
-    throw new Failure(
-      'NoSpace',
-      `target ${hostKey(to)}: pool ${target.pool} has ${mebibytes(pool.availableBytes)} free, the disk takes ${mebibytes(needed)}; make room or name another host`,
-    );
+  const ends = [
+    { where: `target ${hostKey(to)}`, place: target, remedy: 'make room or name another host' },
+    // An offline move makes the disk whole beside it, and sends that.
+    ...(beside
+      ? [{ where: at, place: from, remedy: 'make room for a whole copy of it, or move the machine while it runs' }]
+      : []),
+  ];
+  for (const { where, place, remedy } of ends) {
+    const pool = await trying('LibvirtFailed', where, () => place.via.libvirt.connection.poolInfo(place.pool));
+    if (pool.availableBytes < needed)
+      throw new Failure(
+        'NoSpace',
+        `${where}: pool ${place.pool} has ${mebibytes(pool.availableBytes)} free, the disk takes ${mebibytes(needed)}; ${remedy}`,
+      );
+  }
 }

@@ -1,6 +1,8 @@
 import type { VMMigrationStatus } from '../../crds/index.js';
 import { constants } from '../../drivers/libvirt/index.js';
 import type { JobStats } from '../../drivers/libvirt/types.js';
+import { given } from '../common/given.js';
+import type { CopyFigures } from '../vm/copy.js';
 import type { Look } from './policy.js';
 
 type Figures = Pick<
@@ -46,6 +48,26 @@ export function progressOf(params: JobStats['params'], before: Figures): Figures
     totalTimeMs: undefined,
     downtimeMs: undefined,
   });
+}
+
+/** Figures of a copy of our own. What is sent and the percentage never run backwards, though a copy may be begun anew. */
+export function copyProgress(
+  { sentBytes, totalBytes }: CopyFigures,
+  before: Figures,
+  spentMs: number | undefined,
+): Figures {
+  const remaining = totalBytes === undefined ? undefined : Math.max(0, totalBytes - sentBytes);
+  const percent = totalBytes ? Math.floor((100 * sentBytes) / totalBytes) : 0;
+  const perSecond = spentMs !== undefined && spentMs > 0 ? (1_000 * sentBytes) / spentMs : 0;
+  return {
+    progressPercent: Math.max(before.progressPercent ?? 0, Math.min(percent, 99)),
+    transferredBytes: Math.max(before.transferredBytes ?? 0, sentBytes),
+    ...given({
+      remainingBytes: remaining,
+      estimatedSecondsRemaining:
+        remaining !== undefined && perSecond > 0 ? Math.ceil(remaining / perSecond) : undefined,
+    }),
+  };
 }
 
 /** Figures of a job that has completed. */

@@ -7,6 +7,7 @@ import { hostKey } from '../host.js';
 import { carryOn } from './carry.js';
 import { evacuates, isPointless, maintenanceEnded } from './evacuation.js';
 import { carryFenced } from './fenced.js';
+import { carryOffline } from './offline.js';
 import { settle } from './settle.js';
 import {
   concluded,
@@ -40,7 +41,13 @@ export async function reconcileMigration(
     )
       return (
         (await carryFenced(migration, machine, fuid, record, dependencies)) ??
-        (await carryOn(migration, machine, fuid, record, dependencies))
+        (await (record.value.mode === 'Offline' ? carryOffline : carryOn)(
+          migration,
+          machine,
+          fuid,
+          record,
+          dependencies,
+        ))
       );
     if (status.attempt !== undefined && fuid !== undefined && record)
       return await settle(migration, fuid, record, dependencies);

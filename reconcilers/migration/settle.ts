@@ -31,8 +31,13 @@ export async function settle(
     const message = `the machine runs at ${hostKey(record)}; waiting for the source to let go`;
     return underWay(advance(migration, 'Finalizing', 'Finalizing', message, dependencies), pollMs);
   }
-  await clearSource(migration, fuid, source, record, dependencies);
+  await clearSource(migration, fuid, source, found, dependencies);
+  if (record.last.source) {
+    const message = `the machine is at ${hostKey(record)}`;
+    return underWay(advance(migration, 'Finalizing', 'Finalizing', message, dependencies), 0);
+  }
   if (record.last.left) await clearCopied(migration, fuid, found, dependencies);
+  if (migration.status?.mode === 'Offline') return concludeOffline(migration, record, dependencies);
   const completed = move?.completed ?? (await completedAt(record, fuid, dependencies));
   const figures = {
     ...(completed ? resultOf(completed, migration.status ?? {}) : { progressPercent: 100 }),
@@ -40,6 +45,18 @@ export async function settle(
   };
   const { totalTimeMs: spent = 0, downtimeMs = 0 }: Status = figures;
   const message = `moved to ${hostKey(record)} in ${(spent / 1_000).toFixed(1)} s, downtime ${String(downtimeMs)} ms`;
+  return finish(migration, 'Succeeded', 'Succeeded', message, dependencies, figures);
+}
+
+function concludeOffline(
+  migration: VMMigration,
+  record: VmRecord,
+  dependencies: MigrationDependencies,
+): Outcome<Status> {
+  const { startTime, transferredBytes = 0 } = migration.status ?? {};
+  const totalTimeMs = startTime === undefined ? 0 : dependencies.clock().getTime() - Date.parse(startTime);
+  const message = `moved to ${hostKey(record)} in ${(totalTimeMs / 1_000).toFixed(1)} s, ${String(transferredBytes >> 20)} MiB copied; the machine was switched off`;
+  const figures = { progressPercent: 100, transferredBytes, remainingBytes: 0, totalTimeMs };
   return finish(migration, 'Succeeded', 'Succeeded', message, dependencies, figures);
 }
 

@@ -7,6 +7,7 @@ import type { HostRef, VmRecord } from '../common/records.js';
 import type { Dataplane } from '../dataplane/dataplane.js';
 import { type Host, hostKey, type Hosts } from '../host.js';
 import type { Objects } from '../objects.js';
+import type { Copying } from './copying.js';
 import type { Move } from './move.js';
 import type { Course } from './policy.js';
 import type { Places } from './queue.js';
@@ -19,6 +20,8 @@ export interface MigrationDependencies {
   readonly store: KeyValueStore;
   /** The moves that this process started, by attempt. Losing it loses nothing: the daemons and Consul tell the rest. */
   readonly moves: Map<string, Move>;
+  /** The copies that this process makes for offline moves, by attempt. */
+  readonly copies: Map<string, Copying>;
   /** How copies that are under way get on, as this process has seen it, by attempt. */
   readonly courses: Map<string, Course>;
   /** Who may move just now. */
@@ -124,13 +127,19 @@ export function finish(
 ): Outcome<Status> {
   dependencies.moves.get(migration.metadata.uid)?.close();
   dependencies.moves.delete(migration.metadata.uid);
+  dependencies.copies.get(migration.metadata.uid)?.close();
+  dependencies.copies.delete(migration.metadata.uid);
   dependencies.courses.delete(migration.metadata.uid);
   return concluded(migration, advance(migration, phase, reason, message, dependencies, more));
 }
 
 export const place = ({ site, host }: HostRef): HostRef => ({ site, host });
 
-export const what = ({ target }: VmRecord): string => (target?.storage ? 'disk and memory' : 'memory');
+/** What of the machine is sent. */
+export const what = ({ target, mode }: VmRecord): string => {
+  if (mode === 'Offline') return 'the disk';
+  return target?.storage ? 'disk and memory' : 'memory';
+};
 
 export function reachable(ref: HostRef, { hosts }: MigrationDependencies, end: 'source' | 'target'): Host {
   const host = hosts.get(ref);

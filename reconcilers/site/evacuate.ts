@@ -120,7 +120,8 @@ function immobility({ metadata, spec, status }: FederatedVM, site: Site, { host 
   if (metadata.deletionTimestamp !== undefined) return 'it is being deleted';
   if (site.spec.hosts.find(({ name }) => name === host)?.fenced) return 'its host is fenced';
   if (spec.type === 'Container') return 'this version can\u2019t move containers; delete it and make it anew elsewhere';
-  if (status?.phase === 'Stopped') return 'it is stopped; start it (runStrategy: Running), or delete it';
+  // One that is stopped moves offline.
+  if (spec.runStrategy === 'Stopped' && (status?.phase === 'Stopped' || status?.phase === 'Failed')) return undefined;
   if (status?.phase !== 'Running' && status?.phase !== 'Paused') return `it is ${status?.phase ?? 'not looked at yet'}`;
   return undefined;
 }

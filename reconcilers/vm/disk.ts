@@ -166,7 +166,7 @@ export async function deleteCopies(fuid: string, copies: DiskPlace, kept: DiskPl
 }
 
 /** Two hosts may have one folder as their pools: the disk that one sees there is then the disk of the other. */
-async function isSameStorage(fuid: string, one: DiskPlace, other: DiskPlace): Promise<boolean> {
+export async function isSameStorage(fuid: string, one: DiskPlace, other: DiskPlace): Promise<boolean> {
   const [here, there] = [one.via.libvirt.connection, other.via.libvirt.connection];
   await refresh(there, other.pool);
   if (!(await there.lookupVolume(other.pool, diskVolumeName(fuid)))) return false;
@@ -182,7 +182,7 @@ async function isSameStorage(fuid: string, one: DiskPlace, other: DiskPlace): Pr
 }
 
 /** A pool in which a volume is being made just now can't be read anew. */
-async function refresh(connection: Connection, pool: string): Promise<void> {
+export async function refresh(connection: Connection, pool: string): Promise<void> {
   for (let tries = 20; ; tries--) {
     try {
       await connection.refreshPool(pool);
@@ -219,7 +219,7 @@ export async function copySizeBytes(fuid: string, { via, pool, imagePool }: Disk
  * Creates a volume; one of that name is deleted first: it carries our mark and never was in use. That there is one is looked up: a
  * daemon that is to copy a volume calls it an internal error.
  */
-async function anew(
+export async function anew(
   connection: Connection,
   pool: string,
   name: string,

@@ -187,6 +187,14 @@ async function ensure(
   }
   if (found.value.phase === 'Deleting')
     throw new Waiting('Deleting', 'an earlier deletion of this machine is still going on', 2_000);
+  const { source } = found.value.last ?? {};
+  // Where the move has not undefined it yet, it could still be started.
+  if (source)
+    return working(
+      statusOf(machine, fuid, found.value, 'Migrating', plan),
+      'Migrating',
+      `moved from ${hostKey(source)}; it is started once nothing is left of it there`,
+    );
   refuseNewNetworks(plan, found.value);
   const permitted = await permit(fuid, plan, found, dependencies);
   if (isFenced(permitted.value, dependencies)) {
@@ -645,7 +653,8 @@ async function remove(machine: FederatedVM, fuid: string, dependencies: MachineD
     const holders = [...hosts.all()].filter((each) => each === host || each.qemu?.domains.has(domainUuid(fuid)));
     await Promise.all(holders.flatMap(({ qemu }) => (qemu ? [erase(domainUuid(fuid), qemu)] : [])));
     await removeVolumes(record.value.storage ?? machine.spec.storage, fuid, record.value.site, host, dependencies);
-    const left = record.value.last?.left;
+    const { left, source } = record.value.last ?? {};
+    if (source) connected(source, dependencies);
     if (left) await removeVolumes(left.storage, fuid, left.site, connected(left, dependencies), dependencies);
   } catch (error) {
     if (isInterruption(error)) return blocked(error.reason, error.message);
@@ -676,7 +685,7 @@ function connected(ref: HostRef, dependencies: MachineDependencies): Host | unde
   if (hosts.inUse(ref.site)?.includes(ref.host) === false) return undefined;
   throw new Waiting(
     'SiteUnreachable',
-    `waiting for site ${ref.site} to answer, to remove the disk from host ${ref.host}`,
+    `waiting for site ${ref.site} to answer, to remove what a move has left at host ${ref.host}`,
     5_000,
   );
 }

@@ -149,7 +149,7 @@ describe('a site in maintenance', () => {
       async () => {
         const evacuated = condition(await get(kinds.Site, 'saopaulo'), 'Evacuated');
         expect(evacuated).toMatchObject({ status: 'False', reason: 'MachinesStay' });
-        expect(evacuated?.message).toContain(`1 can't move: ${ns}/stays (saopaulo/a): it is stopped`);
+        expect(evacuated?.message).toContain(`1 can't move: ${ns}/stays (saopaulo/a): spec.placement pins it`);
       },
       60_000,
     );

@@ -34,8 +34,8 @@ const fnet = (name: string, spec: Manifest): Manifest =>
   manifest('FederatedNetwork', `${ns}/${name}`, { sites: [...sites], ...spec });
 const fvm = (name: string, spec: Manifest): Manifest =>
   machine(`${ns}/${name}`, { placement: { site: 'valencia' }, ...spec });
-const vmig = (name: string, vmName: string, site: string): Manifest =>
-  manifest('VMMigration', `${ns}/${name}`, { vmName, target: { site } });
+const vmig = (name: string, vmName: string, site: string, mode?: 'Live' | 'Offline'): Manifest =>
+  manifest('VMMigration', `${ns}/${name}`, { vmName, target: { site }, ...(mode ? { mode } : {}) });
 
 /** A host at an address of its own, so that other sites' tunnels are left alone, whose daemons are at daemonAddress. */
 const site = (name: string, underlayAddress: string, daemonAddress: string, secret: string): Manifest =>
@@ -187,13 +187,22 @@ const refusals: Refusal[] = [
     reason: 'a migration of a machine that there is not',
   },
   {
-    object: vmig('of-stopped', 'holder', 'saopaulo'),
+    object: vmig('of-stopped', 'holder', 'saopaulo', 'Live'),
     kind: 'VMMigration',
     name: 'of-stopped',
     because: 'MachineNotRunning',
-    says: ['holder', 'shutoff', 'runStrategy'],
+    says: ['holder', 'shutoff', 'runStrategy', 'mode: Offline'],
     stalled: true,
     reason: 'a live migration of a machine that does not run',
+  },
+  {
+    object: vmig('of-running', 'runner', 'saopaulo', 'Offline'),
+    kind: 'VMMigration',
+    name: 'of-running',
+    because: 'MachineRunning',
+    says: ['spec.mode', 'runner', 'valencia/a', 'runStrategy: Stopped', 'mode: Live'],
+    stalled: true,
+    reason: 'an offline migration of a machine that runs',
   },
   {
     object: vmig('to-itself', 'runner', 'valencia'),

@@ -75,6 +75,7 @@ describe('planEvacuation', () => {
     { reason: 'a host is emptied to another of its site first', site: hostOnly, target: 'lisbon/b' },
     { reason: 'or to another site if there is no room', site: hostOnly, record: { storage: 'Shared' }, machine: running('web', { resources: { vcpus: 1, memory: '9Gi', disk: '1Gi' } }), sites: [siteObject('valencia', share, {}, { hosts: [ready('a', '16Gi')] })], target: 'valencia/a' },
     { reason: 'a disk on a share goes where that share is', record: { storage: 'Shared' }, target: 'valencia/a' },
+    { reason: 'a stopped machine moves too', machine: running('web', { runStrategy: 'Stopped' }, { phase: 'Stopped' }), target: 'saopaulo/a' },
     { reason: 'a paused machine moves too', machine: running('web', {}, { phase: 'Paused' }), target: 'saopaulo/a' },
     { reason: 'one that was moved here is not pinned by where it started', machine: running('web', { placement: { site: 'valencia', host: 'a' } }), target: 'saopaulo/a' },
     { reason: 'one pinned to its site may change the host', site: hostOnly, machine: running('web', { placement: { site: 'lisbon' } }), target: 'lisbon/b' },
@@ -109,7 +110,7 @@ describe('planEvacuation', () => {
   const staying: readonly (Case & { words: readonly string[] })[] = [
     { reason: 'pinned to the site', machine: running('web', { placement: { site: 'lisbon' } }), words: ['spec.placement', 'lisbon'] },
     { reason: 'pinned to the host', site: hostOnly, machine: running('web', { placement: { site: 'lisbon', host: 'a' } }), words: ['spec.placement', 'lisbon/a'] },
-    { reason: 'stopped', machine: running('web', {}, { phase: 'Stopped' }), words: ['stopped', 'runStrategy'] },
+    { reason: 'off, and to be started at any moment', machine: running('web', {}, { phase: 'Stopped' }), words: ['it is Stopped'] },
     { reason: 'not there yet', machine: running('web', {}, { phase: 'Provisioning' }), words: ['Provisioning'] },
     { reason: 'a container', machine: running('web', { type: 'Container' }), words: ['containers'] },
     { reason: 'its host is taken for off', site: lisbon({}, { maintenance: true, fenced: true }), words: ['fenced'] },
