@@ -1,10 +1,13 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { randomBytes, randomUUID } from 'node:crypto';
-import { mkdir, symlink } from 'node:fs/promises';
+import { execFile } from 'node:child_process';
+import { mkdir, symlink, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { connect, type Connection } from '../../drivers/libvirt/index.js';
-import { diskVolumeName, seedVolumeName } from '../../reconcilers/common/identity.js';
+import { diskVolumeName, seedVolumeName, transferVolumeName } from '../../reconcilers/common/identity.js';
 import type { Host } from '../../reconcilers/host.js';
+import { changed, copyVolumes, deleteTransfer, type CopyFigures } from '../../reconcilers/vm/copy.js';
 import { copySizeBytes, createCopies, createVolumes, deleteCopies, type DiskPlace } from '../../reconcilers/vm/disk.js';
 import { startLibvirtd, type Libvirtd } from '../support/libvirtd.js';
 
@@ -25,6 +28,7 @@ beforeAll(async () => {
   }
   const size = `<capacity>${String(capacity)}</capacity><allocation>${String(capacity)}</allocation>`;
   await connection.createVolume('images', `<volume><name>tiny</name>${size}</volume>`);
+  await writeFile(join(daemon.directory, 'images', 'tiny'), randomBytes(Number(capacity)));
 });
 
 afterAll(async () => {
@@ -122,5 +126,79 @@ describe('the space that a whole copy may take', () => {
     const size = await copySizeBytes(fuid, source);
     expect(size).toBeGreaterThanOrEqual(capacity + own);
     expect(size).toBeLessThanOrEqual(2n * capacity);
+  });
+});
+
+describe('the disk of a machine that is off', () => {
+  const run = promisify(execFile);
+  const file = (pool: string, name = diskVolumeName(fuid)): string => join(daemon.directory, pool, name);
+  const io = async (pool: string, command: string): Promise<string> =>
+    (await run('qemu-io', ['-f', 'qcow2', '-c', command, file(pool)])).stdout;
+  const never = new AbortController().signal;
+  const unlimited = { bytesPerSecond: undefined, signal: never, onProgress: () => undefined };
+  const both = (): string[] => [diskVolumeName(fuid), seedVolumeName(fuid)];
+
+  it('is copied whole, also what it has of its image, and leaves nothing beside', async () => {
+    await io('source', 'write -P 0x5a 4M 64k');
+    await copyVolumes(fuid, source, target, unlimited);
+    expect(await names('target')).toEqual(both());
+    expect(await names('source')).toEqual(both());
+    await run('qemu-img', ['check', '-q', file('target')]);
+    await run('qemu-img', ['compare', '-q', file('source'), file('target')]);
+    expect(await connection.volumeXml('target', diskVolumeName(fuid))).not.toContain('backingStore');
+    expect((await connection.volumeInfo('target', diskVolumeName(fuid))).capacityBytes).toBe(2n * capacity);
+    // On to a third place, as it stands: it needs no image.
+    await deleteCopies(fuid, source, target);
+    await copyVolumes(fuid, target, source, unlimited);
+    await run('qemu-img', ['compare', '-q', file('source'), file('target')]);
+  });
+
+  it('is made anew over what an earlier try left', async () => {
+    await createCopies(fuid, source, target);
+    await io('target', 'write -P 0x11 1M 4M');
+    await connection.createVolume(
+      'source',
+      `<volume><name>${transferVolumeName(fuid)}</name><capacity>1</capacity></volume>`,
+    );
+    await copyVolumes(fuid, source, target, unlimited);
+    await run('qemu-img', ['compare', '-q', file('source'), file('target')]);
+    expect(await names('source')).toEqual(both());
+  });
+
+  it('is sent no faster than it may be, and stops when it is told to', async () => {
+    await io('source', 'write -P 0x5a 0 4M');
+    const seen: CopyFigures[] = [];
+    const onProgress = (figures: CopyFigures): void => void seen.push(figures);
+    const from = performance.now();
+    await copyVolumes(fuid, source, target, { ...unlimited, bytesPerSecond: 4 * 2 ** 20, onProgress });
+    expect(performance.now() - from).toBeGreaterThan(950);
+    const { sentBytes, totalBytes } = seen.at(-1) ?? {};
+    expect(sentBytes).toBe(totalBytes);
+    expect(sentBytes).toBeGreaterThan(4 * 2 ** 20);
+    const abort = new AbortController();
+    const copying = copyVolumes(fuid, source, target, {
+      bytesPerSecond: 2 ** 20,
+      signal: abort.signal,
+      onProgress: ({ sentBytes: sent }) => (sent > 0 ? abort.abort() : undefined),
+    });
+    await expect(copying).rejects.toThrow('abort');
+    await deleteTransfer(fuid, source);
+    await deleteCopies(fuid, target, source);
+    expect(await names('target')).toEqual([]);
+    expect(await names('source')).toEqual(both());
+  });
+
+  it('is not taken for its copy once it was written to', async () => {
+    const stamp = await copyVolumes(fuid, source, target, unlimited);
+    expect(await changed(fuid, source, stamp)).toBeUndefined();
+    await io('source', 'write -P 0x22 0 64k');
+    expect(await changed(fuid, source, stamp)).toBeDefined();
+    const abort = new AbortController();
+    const late = copyVolumes(fuid, source, target, {
+      ...unlimited,
+      signal: abort.signal,
+      onProgress: () => void utimes(file('source'), 1, 1),
+    });
+    await expect(late).rejects.toMatchObject({ code: 'ISTHMUS_STALE_COPY' });
   });
 });

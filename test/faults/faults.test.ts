@@ -9,7 +9,7 @@ import { apply, eventually, manifest, namespace, report, waitReady } from '../su
 import { faultsOf, Harness, sample, seeded, titleOf, type Results, type Scenario } from './harness.js';
 import type { Fault } from './injector.js';
 import { insideOf } from './lab.js';
-import { MachineLife, Moving, network, NetworkLife, ns, sites } from './scenarios.js';
+import { MachineLife, Moving, MovingOffline, network, NetworkLife, ns, sites } from './scenarios.js';
 
 /**
  * The operator dies before each of its effects and after it, and gets no reply to it. What a good run does outside is recorded, and the
@@ -113,6 +113,18 @@ describe('whatever effect fails, the operator or its successor brings it to its 
       if (!harness) throw new Error('there is no harness');
       const moving = new Moving(harness, storage);
       await survive(moving, storage === 'Shared' ? 3 : 2, storage === 'Shared' ? 6 : 3);
+      await moving.end();
+    },
+    timeoutMs,
+  );
+
+  // make test has no time for it.
+  (which === 'sample' ? it.skip : it)(
+    'in moving a stopped machine whose disk is Local',
+    async () => {
+      if (!harness) throw new Error('there is no harness');
+      const moving = new MovingOffline(harness);
+      await survive(moving, 2, 3);
       await moving.end();
     },
     timeoutMs,

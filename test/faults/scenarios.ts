@@ -11,6 +11,7 @@ import {
   ConsoleWatch,
   edgeTargets,
   eventually,
+  inSite,
   machine,
   manifest,
   ownership,
@@ -243,6 +244,105 @@ export class Moving implements Scenario {
 
 /** The sector of a guest's disk where the test's words are, beyond its file system. */
 const wordsAt = 120_000;
+
+/** A machine that is stopped goes to the other site and back, a move a run. Its disk stands on an image at the begin of each. */
+export class MovingOffline implements Scenario {
+  readonly name = 'moving a stopped machine, Local';
+  readonly #title = `${ns}/sleeper`;
+  #at: Site = 'valencia';
+  #fuid = '';
+
+  constructor(private readonly harness: Harness) {}
+
+  get #other(): Site {
+    return this.#at === 'valencia' ? 'saopaulo' : 'valencia';
+  }
+
+  names(): Record<string, string> {
+    return namesOf(
+      this.#at === 'valencia' ? { valencia: 'source', saopaulo: 'target' } : { valencia: 'target', saopaulo: 'source' },
+    );
+  }
+
+  async reset(): Promise<void> {
+    const { lab, watch } = this.harness;
+    await this.end();
+    const spec = { storage: 'Local', placement: { site: 'valencia' }, networks: [{ name: 'blue' }] };
+    await apply([machine(this.#title, { ...spec, runStrategy: 'Stopped' })]);
+    this.#fuid = (await whenReady(lab, kinds.FederatedVM, this.#title)).metadata.uid;
+    this.#at = 'valencia';
+    const words = ['-f', 'qcow2', '-c', `write -P 0x5a ${wordsAt * 512} 512`, folder + diskVolumeName(this.#fuid)];
+    await inSite(this.#at, 'qemu-io', ...words);
+    await watch.follow(this.#fuid);
+  }
+
+  async end(): Promise<void> {
+    const { lab, watch } = this.harness;
+    await watch.follow(undefined);
+    for (const { metadata } of (await lab.api.list(kinds.VMMigration, { namespace: ns })).items)
+      await removed(lab, kinds.VMMigration, `${ns}/${metadata.name}`);
+    await removed(lab, kinds.FederatedVM, this.#title);
+    for (const site of sites) await inSite(site, 'rm', '-f', base);
+  }
+
+  async act(run: number): Promise<void> {
+    const { lab } = this.harness;
+    const title = `${ns}/move-${run}`;
+    await apply([
+      manifest('VMMigration', title, { vmName: 'sleeper', target: { site: this.#other }, mode: 'Offline' }),
+    ]);
+    const { status } = await eventually(
+      'the move is over',
+      async () => {
+        const object = await lab.find(kinds.VMMigration, title);
+        if (!object?.status?.completionTime) throw new Error(JSON.stringify(object?.status));
+        return object;
+      },
+      patienceMs,
+    );
+    expect(status).toMatchObject({ phase: 'Succeeded', message: expect.stringMatching(/^moved to /) });
+    await removed(lab, kinds.VMMigration, title);
+    this.#at = this.#other;
+  }
+
+  async check(): Promise<void> {
+    const { lab, watch } = this.harness;
+    expect(await whereabouts(lab, domainUuid(this.#fuid))).toEqual([`${this.#at} shutoff`]);
+    const record = await ownership(this.#fuid);
+    expect(record).toMatchObject({ site: this.#at, host: 'a', phase: 'Owned' });
+    const { attempt, target, copy, last } = record;
+    expect([attempt, target, copy, last?.left, last?.source]).toEqual(Array<undefined>(5).fill(undefined));
+    expect(await filesOf(this.#fuid)).toEqual(
+      [diskVolumeName(this.#fuid), seedVolumeName(this.#fuid)].map((name) => `${this.#at} ${name}`),
+    );
+    const disk = folder + diskVolumeName(this.#fuid);
+    expect(await inSite(this.#at, 'qemu-img', 'check', disk)).toContain('No errors');
+    const read = await inSite(
+      this.#at,
+      'qemu-io',
+      '-r',
+      '-f',
+      'qcow2',
+      '-c',
+      `read -P 0x5a ${wordsAt * 512} 512`,
+      disk,
+    );
+    expect(read).not.toContain('Pattern verification failed');
+    await eventually('its status follows', async () => {
+      const object = await whenReady(lab, kinds.FederatedVM, this.#title);
+      expect(object.status).toMatchObject({ site: this.#at, phase: 'Stopped' });
+    });
+    // The next run, too, is to make it whole first.
+    await watch.follow(undefined);
+    const onImage = `rm -f ${base}; mv ${disk} ${base} && qemu-img create -q -f qcow2 -b ${base} -F qcow2 ${disk}`;
+    await inSite(this.#at, 'sh', '-c', onImage);
+    await watch.follow(this.#fuid);
+  }
+}
+
+/** Of the sites' pools; and an image that no pool has. */
+const folder = '/var/lib/libvirt/images/';
+const base = '/var/lib/libvirt/faults-base.qcow2';
 
 /** A network comes and goes, one a run. */
 export class NetworkLife implements Scenario {
