@@ -68,7 +68,8 @@ async function resumeOrConclude(
   dependencies: MigrationDependencies,
 ): Promise<Outcome<Status>> {
   const at = hostKey(record);
-  const begun = migration.status?.phaseTimestamps?.some(({ phase }) => phase === 'Copying') ?? false;
+  const begun =
+    migration.status?.phaseTimestamps?.some(({ phase }) => phase !== 'Pending' && phase !== 'Preparing') ?? false;
   if (begun) {
     const message = `how it ended is no longer on record, other moves followed; the machine is at ${at}`;
     return finish(migration, 'Failed', 'Superseded', message, dependencies);
