@@ -113,6 +113,9 @@ export class Harness implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    // The last fault may come late, and its successor be on its way.
+    this.#arm({}, undefined);
+    await this.#quiet().catch(() => undefined);
     this.#ended = true;
     await this.watch[Symbol.asyncDispose]();
     await this.lab[Symbol.asyncDispose]();
