@@ -25,7 +25,7 @@ export class Lab implements AsyncDisposable {
     readonly api: KubeConnection,
     readonly store: KeyValueStore,
     /** Through the hosts' own sockets. */
-    readonly daemons: ReadonlyMap<LabHost, Connection>,
+    readonly daemons: Map<LabHost, Connection>,
     private readonly hosts: HostPool,
   ) {}
 
@@ -33,16 +33,17 @@ export class Lab implements AsyncDisposable {
   static async open(): Promise<Lab> {
     const api = connectKube({ kubeconfigPath: `${project}.lab/kubeconfig` });
     const hosts = new HostPool((namespace, name) => api.secret(namespace, name), 'isthmus-system');
-    const daemons = await Promise.all(
-      labHosts.map(
-        async (host) =>
-          [host, await connect(`qemu+unix:///system?socket=${insideOf(host, '/run/libvirt/libvirt-sock')}`)] as const,
-      ),
-    );
+    const daemons = await Promise.all(labHosts.map(async (host) => [host, await connectTo(host)] as const));
     const lab = new Lab(api, connectConsul(consulUrl), new Map(daemons), hosts);
     for (const site of await lab.#all(kinds.Site)) await hosts.update(site.metadata.name, site, site.spec.hosts);
     await hosts.settled({ hostMs: 8_000, bridgeMs: 8_000 });
     return lab;
+  }
+
+  /** To a daemon that was started again. */
+  async reconnect(host: LabHost): Promise<void> {
+    await this.daemons.get(host)?.close();
+    this.daemons.set(host, await connectTo(host));
   }
 
   async find<T>(kind: Kind<T>, title: string): Promise<T | undefined> {
@@ -89,6 +90,9 @@ export class Lab implements AsyncDisposable {
     return items.map((each: KubeObject) => kind.parse(each));
   }
 }
+
+const connectTo = async (host: LabHost): Promise<Connection> =>
+  await connect(`qemu+unix:///system?socket=${insideOf(host, '/run/libvirt/libvirt-sock')}`);
 
 /** A path inside a host of the lab, as this machine sees it. */
 export function insideOf(host: LabHost, path: string): string {

@@ -55,7 +55,7 @@ const asTheyAre = namesOf({ valencia: 'valencia', saopaulo: 'saopaulo' });
 /** A case's own patience: a lost reply costs a back-off, a death a start, and a disk's move taken up again 10 s more. */
 const patienceMs = 60_000;
 
-async function whenReady<T extends Conditioned>(
+export async function whenReady<T extends Conditioned>(
   lab: Lab,
   kind: Parameters<typeof lab.find<T>>[0],
   title: string,
@@ -73,7 +73,7 @@ async function whenReady<T extends Conditioned>(
 
 type OurKind = (typeof kinds)['FederatedNetwork' | 'FederatedVM' | 'VMMigration'];
 
-async function removed(lab: Lab, kind: OurKind, title: string): Promise<void> {
+export async function removed(lab: Lab, kind: OurKind, title: string): Promise<void> {
   await lab.api.delete(kind, keyOf(title));
   await eventually(
     `${title} is gone`,
@@ -86,7 +86,7 @@ async function removed(lab: Lab, kind: OurKind, title: string): Promise<void> {
 }
 
 /** Hosts that have the domain, with its state. */
-async function whereabouts({ daemons }: Lab, uuid: string): Promise<string[]> {
+export async function whereabouts({ daemons }: Lab, uuid: string): Promise<string[]> {
   const found = await Promise.all(
     [...daemons].map(async ([host, daemon]) => {
       try {
@@ -100,7 +100,7 @@ async function whereabouts({ daemons }: Lab, uuid: string): Promise<string[]> {
   return found.flat();
 }
 
-async function filesOf(fuid: string): Promise<string[]> {
+export async function filesOf(fuid: string): Promise<string[]> {
   const places = [
     ['share', insideOf('valencia', '/nfs')],
     ...sites.map((site) => [site, insideOf(site, '/var/lib/libvirt/images')]),

@@ -13,6 +13,8 @@ export interface OperatorOptions {
   readonly probeSeconds?: number;
   /** False: leads at once, for a successor of one that was killed and left its Lease behind. */
   readonly leaderElect?: boolean;
+  /** One that runs already, and is to be followed by this one. */
+  readonly besides?: Operator;
   /** Node's arguments that run it in another way than from dist. */
   readonly program?: readonly string[];
   readonly env?: NodeJS.ProcessEnv;
@@ -41,8 +43,9 @@ export class Operator implements AsyncDisposable {
     leaderElect = true,
     program = ['--enable-source-maps', process.env['ISTHMUS_OPERATOR'] ?? `${project}dist/controllers/main.js`],
     env = {},
+    besides,
   }: OperatorOptions = {}): Promise<Operator> {
-    await refuseAnother();
+    if (!besides) await refuseAnother();
     const healthAddress = `127.0.0.1:${String(await freePort())}`;
     // It dies with the test, however that ends.
     const child = spawn(
