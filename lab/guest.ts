@@ -162,6 +162,7 @@ const chunkLength = 2_000;
  * Not sooner: of 240 guests interrupted twice a second while their init opened the terminal, two never ran anything again.
  */
 const bootMs = 10_000;
+const askAgainMs = 500;
 
 async function converse(shell: ConsoleShell, command: string, signal: AbortSignal): Promise<GuestResult> {
   // Ask until the shell answers: the guest may still boot, and loses then what it is sent.
@@ -171,11 +172,16 @@ async function converse(shell: ConsoleShell, command: string, signal: AbortSigna
   for (let answer; answer === undefined;) {
     const interrupt = performance.now() - began > bootMs ? '\x03' : '';
     shell.send(`${interrupt}\nprintf '%s%s\\n' '${ready}' ' ready>'\n`);
-    const patience = AbortSignal.any([signal, AbortSignal.timeout(500)]);
-    answer = await shell.waitFor(answered, patience).catch((error: unknown) => {
-      if (signal.aborted || !patience.aborted) throw error;
-      return undefined;
-    });
+    // Not AbortSignal.timeout: one that only AbortSignal.any knows of may be collected, and then never comes (Node 20).
+    const patience = new AbortController();
+    const timer = setTimeout(() => patience.abort(), askAgainMs);
+    try {
+      answer = await shell.waitFor(answered, AbortSignal.any([signal, patience.signal]));
+    } catch (error) {
+      if (signal.aborted || !patience.signal.aborted) throw error;
+    } finally {
+      clearTimeout(timer);
+    }
   }
   const encoded = Buffer.from(command).toString('base64');
   await shell.line('COMMAND=', signal);
