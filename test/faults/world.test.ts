@@ -31,7 +31,7 @@ import { Watch } from './watch.js';
  * does them all, else a few of them.
  */
 const isAll = process.env['ISTHMUS_FAULTS'] === 'all';
-const sampled = 2;
+const sampled = 1;
 const seed = Number(process.env['ISTHMUS_FAULTS_SEED'] ?? Date.now() % 1_000_000);
 const only = new RegExp(process.env['ISTHMUS_FAULTS_ONLY'] ?? '');
 
