@@ -1,6 +1,6 @@
 /** The objects that the bench asks the operator for. */
 import type { KubeObject } from '../controllers/kube/api.js';
-import { kinds, type FederatedNetworkStatus } from '../crds/index.js';
+import { kinds, type FederatedNetworkStatus, type StorageKind } from '../crds/index.js';
 import type { Bench } from './bench.js';
 import { isGone, isReady, Watched } from './watch.js';
 
@@ -9,7 +9,10 @@ export const networkName = 'n';
 export const networkSpec = { cidr: '172.30.0.0/16' };
 export const tiny = { vcpus: 1, memory: '128Mi', disk: '1Gi' } as const;
 
-export function machineSpec(site: string, more: { storage?: 'Shared'; runStrategy?: 'Paused' } = {}): object {
+export function machineSpec(
+  site: string,
+  more: { storage?: StorageKind; runStrategy?: 'Paused'; resources?: object } = {},
+): object {
   return {
     type: 'VirtualMachine',
     image: { name: 'tiny' },

@@ -79,3 +79,10 @@ export function isReady(object: KubeObject | undefined): boolean {
 }
 
 export const isGone = (object: KubeObject | undefined): boolean => object === undefined;
+
+const phased = z.object({ phase: z.string() });
+
+/** Whether the move has ended, however. */
+export function isOver(object: KubeObject | undefined): boolean {
+  return ['Succeeded', 'Failed', 'Cancelled'].includes(phased.safeParse(object?.status).data?.phase ?? '');
+}

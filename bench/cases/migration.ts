@@ -3,7 +3,7 @@ import { kinds } from '../../crds/index.js';
 import { constants } from '../../drivers/libvirt/index.js';
 import { runInGuest } from '../../lab/guest.js';
 import type { Bench, Case } from '../bench.js';
-import { BareMover } from '../floor/machine.js';
+import { BareMover } from '../floor/mover.js';
 import { mark } from '../floor/marks.js';
 import { layNetwork, liftNetwork } from '../floor/network.js';
 import { machineSpec, namespace, withNetwork } from '../objects.js';
@@ -32,7 +32,7 @@ async function run(bench: Bench): Promise<Row[]> {
     await using migrations = await Watched.open(lab.kube, kinds.VMMigration, namespace);
     const spec = machineSpec(sites[0], { storage: 'Shared' });
     await lab.kube.create(kinds.FederatedVM, { metadata: { namespace, name }, spec });
-    const bare = await BareMover.create(lab, randomUUID(), sites[0], floorNetwork);
+    const bare = await BareMover.create(lab, randomUUID(), { site: sites[0], network: floorNetwork });
     await machines.until(name, isReady);
     const titles = [`${namespace}/${name}`, `${mark}/${mark}`];
     await Promise.all(titles.map((title) => runInGuest(title, 'true', 60_000)));

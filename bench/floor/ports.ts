@@ -28,7 +28,7 @@ export class Databases implements AsyncDisposable {
 
 /**
  * A machine as the data plane sees it: the record that says where it is, and a port that carries its interface's id. No
- * domain, so that a thousand of them fit; the port is one end of a patch that leads nowhere.
+ * domain, so that a thousand of them fit; the port is one end of a patch that leads nowhere, or an interface of the host.
  */
 export interface Port {
   readonly host: LabHost;
@@ -36,6 +36,8 @@ export interface Port {
   readonly fuid: string;
   readonly network: string;
   readonly address: string;
+  /** The host itself is the machine, by an interface of this port's name. */
+  readonly isHost?: true;
 }
 
 export const portName = ({ fuid }: Port): string => `b${fuid.slice(0, 12)}`;
@@ -51,13 +53,15 @@ function recordOf({ host, fuid, network, address }: Port): VmRecord {
 function plugIn(port: Port): Operation[] {
   const [name, id] = [portName(port), port.fuid.replaceAll('-', '')];
   const ids = ['map', [['iface-id', interfaceId(port.fuid, 0)]]];
-  const options = ['map', [['peer', `${name}-0`]]];
+  const device = port.isHost
+    ? { type: 'internal', mac: macAddress(port.fuid, 0) }
+    : { type: 'patch', options: ['map', [['peer', `${name}-0`]]] };
   return [
     {
       op: 'insert',
       table: 'Interface',
       'uuid-name': `i${id}`,
-      row: { name, type: 'patch', options, external_ids: ids },
+      row: { name, ...device, external_ids: ids },
     },
     {
       ...{ op: 'insert', table: 'Port', 'uuid-name': `p${id}` },
