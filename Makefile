@@ -2,11 +2,11 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-SHELL_SCRIPTS := $(shell grep -lsE '^\#!.*bash' lab/* lab/lib/* tools/* test/* demo/* .ci/*)
+SHELL_SCRIPTS := $(shell grep -lsE '^\#!.*bash' lab/* lab/lib/* tools/* test/* demo/* bench/migration/* .ci/*)
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: deps
 deps: ## Install the npm modules as locked
@@ -44,23 +44,28 @@ demo-down: ## End the demo and take away all of it
 bench: build ## Measure the operator in the lab against a floor of direct calls; ARGS='--quick --only network'
 	npx tsx bench/main.ts $(ARGS)
 
+.PHONY: bench-migration
+bench-migration: build ## Measure moves as the paper's Table 5 does, each beside bare libvirt; ARGS='--docs'
+	bench/migration/run $(ARGS)
+
 .PHONY: generate
 generate: ## Write what is generated from the schemas: crds/*.yaml
 	npm run --silent generate
 
-.PHONY: verify
-verify: ## Check that generated files are up to date, format, lint, types, dead exports, shell scripts
-	npm run --silent generate -- --check
-	npx prettier --check --log-level warn .
-	npx tsc --noEmit
-	npx eslint .
-	npx knip
-	shellcheck $(SHELL_SCRIPTS)
+checks := generated format types lint exports scripts
+.PHONY: verify $(checks:%=verify-%)
+verify: $(checks:%=verify-%) ## Check that generated files are up to date, format, lint, types, dead exports, shell scripts
+verify-generated: ; npm run --silent generate -- --check
+verify-format: ; npx prettier --check --log-level warn .
+verify-types: ; npx tsc --noEmit
+verify-lint: ; npx eslint .
+verify-exports: ; npx knip
+verify-scripts: ; shellcheck $(SHELL_SCRIPTS)
 
 .PHONY: test
 test: ## Everything that must hold, from lint to end-to-end in the lab (as root)
 	test/run
 
 .PHONY: test-faults
-test-faults: build ## The operator killed at every effect of its work, before, after, and with its reply lost (as root, an hour)
+test-faults: build ## The operator killed at every effect of its work or its reply lost; lines, daemons and guests failing (as root, an hour)
 	test/run --faults

@@ -9,7 +9,7 @@ import type { Log } from './runtime/log.js';
 import type { Metrics } from './runtime/metrics.js';
 import { WorkQueue } from './runtime/queue.js';
 import { setCondition, StatusWriter, type Status } from './runtime/status.js';
-import type { Store } from './runtime/store.js';
+import type { Change, Store } from './runtime/store.js';
 
 const finalizer = 'isthmus.dev/cleanup';
 const fieldManager = 'isthmus';
@@ -66,6 +66,11 @@ export class KindController<S extends ConditionedStatus, T extends CustomObject<
     this.queue.add(keyString({ namespace, name }));
   }
 
+  /** Whether a change shows nothing but what this has written itself. */
+  isEcho({ old, new: now }: Change<T>): boolean {
+    return old !== undefined && now !== undefined && this.#writer.isEcho(old, now);
+  }
+
   enqueueAll(): void {
     for (const object of this.options.store.list()) this.enqueue(object.metadata);
   }
@@ -87,8 +92,9 @@ export class KindController<S extends ConditionedStatus, T extends CustomObject<
     const object: T = { ...cached, status: this.#writer.current(cached) };
     const outcome = await this.#outcome(object, context);
     if (deleting && outcome.finished) {
-      await removeFinalizer(api, resource, metadata, finalizer, { signal: context.signal });
-      context.log.info('deleted', {});
+      // The cache may still show an object that is gone.
+      if (await removeFinalizer(api, resource, metadata, finalizer, { signal: context.signal }))
+        context.log.info('deleted', {});
       return {};
     }
     await this.#report(object, outcome, context);

@@ -7,9 +7,12 @@ import { messageOf } from '../reconcilers/common/errors.js';
 import { Dataplane } from '../reconcilers/dataplane/dataplane.js';
 import { Places, queued } from '../reconcilers/migration/queue.js';
 import { reconcileMigration } from '../reconcilers/migration/reconciler.js';
+import { endOrphaned } from '../reconcilers/migration/orphaned.js';
+import type { MigrationDependencies } from '../reconcilers/migration/step.js';
 import type { Move } from '../reconcilers/migration/move.js';
 import type { Copying } from '../reconcilers/migration/copying.js';
 import type { Course } from '../reconcilers/migration/policy.js';
+import type { Still } from '../reconcilers/migration/still.js';
 import { reconcileNetwork } from '../reconcilers/network/reconciler.js';
 import { reconcileSite } from '../reconcilers/site/reconciler.js';
 import { Roster } from '../reconcilers/site/roster.js';
@@ -81,6 +84,7 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
   const moves = new Map<string, Move>();
   const copies = new Map<string, Copying>();
   const courses = new Map<string, Course>();
+  const stills = new Map<string, Still>();
   const clearing = new Map<string, Promise<void>>();
   const placing = oneAtATime();
   const places = new Places(objects, directory, options.maxMigrations, () => {
@@ -111,6 +115,23 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
     reconcile: async (network) =>
       await reconcileNetwork(network, { objects, hosts, directory, dataplane, allocator, store }),
   });
+  const moving: MigrationDependencies = {
+    objects,
+    hosts,
+    directory,
+    dataplane,
+    store,
+    moves,
+    copies,
+    courses,
+    stills,
+    places,
+    clearing,
+    enqueue: (each: VMMigration) => migrations.enqueue(each.metadata),
+    log: (message, fields) => log.warn(message, fields),
+    clock: () => new Date(),
+    now: () => performance.now(),
+  };
   const machines = new KindController({
     ...shared,
     resource: kinds.FederatedVM,
@@ -129,6 +150,7 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
           return object && kinds.Site.parse(object);
         },
         requestMove: async (move) => await requestMove(api, move),
+        endOrphaned: async (...of) => await endOrphaned(...of, moving),
         placing,
         now: () => performance.now(),
       }),
@@ -137,23 +159,7 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
     ...shared,
     resource: kinds.VMMigration,
     store: stores.migrations,
-    reconcile: async (migration) =>
-      await reconcileMigration(migration, {
-        objects,
-        hosts,
-        directory,
-        dataplane,
-        store,
-        moves,
-        copies,
-        courses,
-        places,
-        clearing,
-        enqueue: (each: VMMigration) => migrations.enqueue(each.metadata),
-        log: (message, fields) => log.warn(message, fields),
-        clock: () => new Date(),
-        now: () => performance.now(),
-      }),
+    reconcile: async (migration) => await reconcileMigration(migration, moving),
   });
   const templates = new KindController({
     ...shared,
@@ -167,7 +173,7 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
   const all = [sites, networks, machines, migrations, templates];
 
   const wiring = wire(
-    { stores, objects, hosts, directory, dataplane, underlay },
+    { stores, objects, hosts, directory, dataplane, underlay, isEcho: (change) => migrations.isEcho(change) },
     {
       site: (key) => sites.enqueue(key),
       network: (key) => networks.enqueue(key),

@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from 'node:util';
 import { Subscription, type Observable } from 'rxjs';
-import type { FederatedNetwork, Site } from '../crds/index.js';
+import type { FederatedNetwork, Site, VMMigration } from '../crds/index.js';
 import type { Directory } from '../reconcilers/common/directory.js';
 import { ovsdbMark } from '../reconcilers/common/identity.js';
 import type { HostRef } from '../reconcilers/common/records.js';
@@ -13,6 +13,7 @@ import type { Objects } from '../reconcilers/objects.js';
 import type { Prober } from '../reconcilers/underlay/prober.js';
 import { parseKey } from './kube/api.js';
 import type { Stores } from './objects.js';
+import type { Change } from './runtime/store.js';
 
 interface Key {
   readonly namespace?: string | undefined;
@@ -37,6 +38,8 @@ export interface TriggerSources {
   readonly directory: Directory;
   readonly dataplane: Dataplane;
   readonly underlay: Prober;
+  /** Whether a migration shows nothing but the status that its reconcile has written. */
+  readonly isEcho: (change: Change<VMMigration>) => boolean;
 }
 
 /** What wakes what: every change that somebody's reconcile depends on, as keys. No decisions are taken here. */
@@ -142,10 +145,12 @@ function wireObjects(
     for (const { name } of spec.networks) targets.network({ namespace: metadata.namespace, name });
     for (const name of new Set([old?.status?.site, status?.site])) if (name !== undefined) targets.site({ name });
   });
-  on(stores.migrations.changes, ({ key, new: migration, old }) => {
-    targets.migration(parseKey(key));
-    // The next in line.
+  on(stores.migrations.changes, (change) => {
+    const { key, new: migration, old } = change;
+    // A copy's figures are others at each look: looked at for its own status, the daemons would be asked without end.
+    if (!sources.isEcho(change)) targets.migration(parseKey(key));
     const { metadata, spec } = migration ?? old ?? {};
+    // The next in line.
     if (metadata && spec && migration?.status?.phase !== old?.status?.phase)
       for (const other of objects.migrationsOf(metadata.namespace, spec.vmName)) targets.migration(other.metadata);
     const emptying = [migration, old].map((each) => each && evacuates(each)).find((name) => name !== undefined);

@@ -47,7 +47,7 @@ const spec = withRules(
       .optional()
       .describe('What the machine should be doing; Running when left out.'),
     networks: listMap(network, 'name', 8).min(1).describe('Its network interfaces, in order.'),
-    cloudInit: cloudInit.optional().describe('How the guest sets itself up at its first start.'),
+    cloudInit: cloudInit.optional().describe('How the guest sets itself up at its first start. Not for containers.'),
     parameters: withRules(
       z.record(z.string(), z.string().max(4096)),
       rule({

@@ -10,7 +10,7 @@ export type MachineType = z.infer<typeof machineType>;
 export const storageKind = z
   .enum(['Local', 'Cached', 'Shared'])
   .describe(
-    'Where the disk is. Local (when left out): at the host. Cached: the base on the share, changes at the host. Shared: on the share. Can’t be changed later.',
+    'Where the disk is. Local (when left out): at the host. Cached: the base on the share, changes at the host. Shared: on the share. A container’s is Local. Can’t be changed later.',
   );
 export type StorageKind = z.infer<typeof storageKind>;
 
@@ -42,7 +42,7 @@ export const image = withRules(
       .max(128)
       .regex(/^[A-Za-z0-9][A-Za-z0-9._-]*$/)
       .optional()
-      .describe("A volume of the site's imagePool."),
+      .describe("A volume of the site's imagePool; for a container, a file system without partitions."),
     url: z
       .string()
       .max(2048)

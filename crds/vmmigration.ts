@@ -108,12 +108,14 @@ const spec = withRules(
       .enum(['Live', 'Offline'])
       .optional()
       .describe(
-        'Live: the guest goes on running. Offline: a machine that is stopped moves with its disk, and stays stopped. Left out: as the machine is, Offline if it is stopped (runStrategy: Stopped), else Live. Containers move Offline only.',
+        'Live: the guest goes on running. Offline: a machine that is stopped moves with its disk, and stays stopped. Left out: as the machine is, Offline if it is stopped (runStrategy: Stopped), else Live. Containers move Offline only, while they are stopped.',
       ),
     storage: z
       .enum(['Auto', 'Copy'])
       .optional()
-      .describe("Auto (when left out): as the machine's storage asks. Copy: the disk becomes Local at the target."),
+      .describe(
+        "Auto (when left out): as the machine's storage asks. Copy: a Shared disk becomes Local at the target.",
+      ),
     policy: policy.optional().describe('Limits of the copy.'),
     priority: z
       .int()

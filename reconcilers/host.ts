@@ -4,7 +4,7 @@ import type { Floodlight } from '../drivers/floodlight/types.js';
 import type { Connection, DomainLifecycle, DomainStatus } from '../drivers/libvirt/types.js';
 import type { Switch } from '../drivers/openflow/types.js';
 import type { Ovsdb } from '../drivers/ovsdb/types.js';
-import type { HostRef } from './common/records.js';
+import { driverOf, type HostRef, type VmRecord } from './common/records.js';
 
 /** A domain as the daemon's events tell, without asking again. */
 export interface ObservedDomain extends DomainStatus {
@@ -49,6 +49,12 @@ export interface Host extends HostRef {
   /** Whom the site has chosen to program isth-edge; undefined: BuiltIn. */
   readonly floodlight: Floodlight | undefined;
 }
+
+/** The link that holds a machine's domain at a host; undefined: the host has no such driver, or is not there. */
+export const machineLink = (
+  host: Pick<Host, 'qemu' | 'lxc'> | undefined,
+  machine: Pick<VmRecord, 'driver'>,
+): LibvirtLink | undefined => host?.[driverOf(machine)];
 
 /** The hosts of the sites that this operator manages. */
 export interface Hosts {

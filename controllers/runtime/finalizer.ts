@@ -21,18 +21,19 @@ export async function ensureFinalizer(
   return result?.finalizers?.includes(finalizer) ?? false;
 }
 
-/** Takes the finalizer off; succeeds if it, or the object, is gone. */
+/** Takes the finalizer off; succeeds if it is gone, answers false if the object is. */
 export async function removeFinalizer(
   api: KubeApi,
   resource: Resource,
   metadata: Metadata,
   finalizer: string,
   options: CallOptions = {},
-): Promise<void> {
-  await change(api, resource, metadata, options, (live) => {
+): Promise<boolean> {
+  const left = await change(api, resource, metadata, options, (live) => {
     const finalizers = live.finalizers ?? [];
     return finalizers.includes(finalizer) ? finalizers.filter((each) => each !== finalizer) : undefined;
   });
+  return left !== undefined;
 }
 
 /** Others change the list too: the write is locked on the version it was made from, and made again from a live read. */

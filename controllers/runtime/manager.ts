@@ -33,6 +33,8 @@ export interface ManagerOptions {
   readonly tasks?: readonly Task[];
   /** For what is under way when told to stop. Default 20 s (Kubernetes kills after 30 s). */
   readonly stopTimeoutMs?: number;
+  /** A start that takes longer says each time what it waits for. Default 10 s. */
+  readonly slowStartMs?: number;
 }
 
 export type Outcome =
@@ -89,13 +91,22 @@ export class Manager {
   }
 
   async #lead(leadership: Leadership | undefined): Promise<Outcome> {
-    const { log, reflectors, controllers, tasks = [], lease, stopTimeoutMs = 20_000 } = this.options;
+    const {
+      log,
+      reflectors,
+      controllers,
+      tasks = [],
+      lease,
+      stopTimeoutMs = 20_000,
+      slowStartMs = 10_000,
+    } = this.options;
     const ends = [aborted(this.#stop.signal), ...(leadership ? [aborted(leadership.lost)] : [])];
     const assertLeading = () => {
       leadership?.assertLeading();
     };
     const synced = Promise.all(reflectors.map((reflector) => reflector.whenSynced()));
-    await Promise.race([synced, ...ends]);
+    const telling = setInterval(() => log.warn('waiting to start', { missing: this.#notReady() }), slowStartMs);
+    await Promise.race([synced, ...ends]).finally(() => clearInterval(telling));
     const running: Promise<unknown>[] = [];
     let failed = false;
     if (!this.#stop.signal.aborted && !leadership?.lost.aborted) {

@@ -39,8 +39,11 @@ export interface StatusObject<S extends Status> {
 }
 
 interface Written<S> {
+  /** Of the last answer, and the status then; empty until there is one. */
   readonly resourceVersion: string;
-  readonly status: S;
+  readonly status: S | undefined;
+  /** What was sent last: the watch may show it before the answer is here. */
+  readonly asked: S;
 }
 
 const MAX_REMEMBERED = 10_000;
@@ -50,11 +53,11 @@ const MAX_REMEMBERED = 10_000;
  * after a while, and must not cause it again.
  */
 export class StatusWriter<S extends Status> {
-  /** Our last write of each object, by uid, oldest first. */
+  /** Our last writes, one of each object, by uid, oldest first. */
   readonly #written = new Map<string, Written<S>>();
 
   constructor(
-    private readonly api: KubeApi,
+    private readonly api: Pick<KubeApi, 'applyStatus'>,
     private readonly resource: Resource,
     private readonly fieldManager: string,
   ) {}
@@ -76,9 +79,17 @@ export class StatusWriter<S extends Status> {
     if (isDeepStrictEqual(asJson(status), asJson(current))) return false;
     const { uid, name, namespace } = object.metadata;
     const apply: ApplyOptions = { fieldManager: this.fieldManager, uid, signal: options.signal };
+    this.#remember(uid, { resourceVersion: '', status: undefined, ...this.#written.get(uid), asked: status });
     const answer = await this.api.applyStatus(this.resource, { name, namespace }, status, apply);
-    this.#remember(uid, { resourceVersion: answer.metadata.resourceVersion, status });
+    this.#remember(uid, { resourceVersion: answer.metadata.resourceVersion, status, asked: status });
     return true;
+  }
+
+  /** Whether a change of an object shows nothing but the status that we have sent. */
+  isEcho(before: StatusObject<S>, after: StatusObject<S>): boolean {
+    const asked = this.#written.get(after.metadata.uid)?.asked;
+    if (!asked || !isDeepStrictEqual(asJson(after.status), asJson(asked))) return false;
+    return isDeepStrictEqual(withoutVersion(before.metadata), withoutVersion(after.metadata));
   }
 
   #remember(uid: string, written: Written<S>): void {
@@ -102,6 +113,9 @@ function keepTransitionTimes<S extends Status>(wanted: S, current: S | undefined
   });
   return { ...wanted, conditions };
 }
+
+const withoutVersion = (metadata: KubeObject['metadata']): object =>
+  asJson({ ...metadata, resourceVersion: undefined }) as object;
 
 /** As it would come back: without undefined fields. */
 function asJson(value: unknown): unknown {

@@ -277,8 +277,8 @@ export class LibvirtClient implements Connection {
     await this.#onDomain(procedures.domainCreateWithFlags, uuid, flags);
   }
 
-  async shutdownDomain(uuid: string): Promise<void> {
-    await this.rpc.call(procedures.domainShutdown, { dom: this.#domain(uuid) });
+  async shutdownDomain(uuid: string, flags = 0): Promise<void> {
+    await this.#onDomain(procedures.domainShutdownFlags, uuid, flags);
   }
 
   async rebootDomain(uuid: string): Promise<void> {
@@ -352,8 +352,8 @@ export class LibvirtClient implements Connection {
     return { type: nameOf(jobTypes, type, 'job type'), params: asMap(params) };
   }
 
-  async abortJob(uuid: string): Promise<void> {
-    await this.rpc.call(procedures.domainAbortJob, { dom: this.#domain(uuid) });
+  async abortJob(uuid: string, flags = 0): Promise<void> {
+    await this.#onDomain(procedures.domainAbortJobFlags, uuid, flags);
   }
 
   async migrateToUri(

@@ -136,6 +136,12 @@ export const DOMAIN_START_RESET_NVRAM = 32;
 // virDomainDefineFlags.
 export const DOMAIN_DEFINE_VALIDATE = 1;
 
+// virDomainShutdownFlagValues.
+export const DOMAIN_SHUTDOWN_ACPI_POWER_BTN = 1;
+export const DOMAIN_SHUTDOWN_GUEST_AGENT = 2;
+export const DOMAIN_SHUTDOWN_INITCTL = 4;
+export const DOMAIN_SHUTDOWN_SIGNAL = 8;
+
 // virDomainDestroyFlagsValues.
 export const DOMAIN_DESTROY_GRACEFUL = 1;
 export const DOMAIN_DESTROY_REMOVE_LOGS = 2;
@@ -202,6 +208,9 @@ export const DOMAIN_CONSOLE_SAFE = 2;
 // virDomainGetJobStatsFlags.
 export const DOMAIN_JOB_STATS_COMPLETED = 1;
 export const DOMAIN_JOB_STATS_KEEP_COMPLETED = 2;
+
+// virDomainAbortJobFlagsValues.
+export const DOMAIN_ABORT_JOB_POSTCOPY = 1;
 
 // virDomainJobOperation: the job statistic `operation`.
 export const DOMAIN_JOB_OPERATION_UNKNOWN = 0;

@@ -225,7 +225,6 @@ export const procedures = {
   domainLookupByUuid: remote(24, 'DOMAIN_LOOKUP_BY_UUID', struct({ uuid }), domain),
   domainReboot: remote(27, 'DOMAIN_REBOOT', domainFlags, nothing),
   domainResume: remote(28, 'DOMAIN_RESUME', domain, nothing),
-  domainShutdown: remote(33, 'DOMAIN_SHUTDOWN', domain, nothing),
   domainSuspend: remote(34, 'DOMAIN_SUSPEND', domain, nothing),
   networkCreate: remote(39, 'NETWORK_CREATE', network, nothing),
   networkDefineXml: remote(41, 'NETWORK_DEFINE_XML', struct({ xml: text }), network),
@@ -287,7 +286,6 @@ export const procedures = {
   ),
   networkIsActive: remote(152, 'NETWORK_IS_ACTIVE', network, struct({ active: truth })),
   connectGetLibVersion: remote(157, 'CONNECT_GET_LIB_VERSION', nothing, struct({ version: uhyper })),
-  domainAbortJob: remote(164, 'DOMAIN_ABORT_JOB', domain, nothing),
   domainMigrateSetMaxDowntime: remote(
     166,
     'DOMAIN_MIGRATE_SET_MAX_DOWNTIME',
@@ -312,6 +310,7 @@ export const procedures = {
   domainGetState: remote(212, 'DOMAIN_GET_STATE', domainFlags, struct({ state: int, reason: int })),
   domainUndefineFlags: remote(231, 'DOMAIN_UNDEFINE_FLAGS', domainFlags, nothing),
   domainDestroyFlags: remote(234, 'DOMAIN_DESTROY_FLAGS', domainFlags, nothing),
+  domainShutdownFlags: remote(258, 'DOMAIN_SHUTDOWN_FLAGS', domainFlags, nothing),
   storageVolResize: remote(260, 'STORAGE_VOL_RESIZE', struct({ vol: volumeRef, capacity: uhyper, flags }), nothing),
   domainSetMetadata: remote(
     264,
@@ -418,6 +417,8 @@ export const procedures = {
     }),
     struct({ result: int }),
   ),
+  // Since libvirt 8.5.0.
+  domainAbortJobFlags: remote(442, 'DOMAIN_ABORT_JOB_FLAGS', domainFlags, nothing),
   qemuDomainAgentCommand: {
     name: 'QEMU_DOMAIN_AGENT_COMMAND',
     program: qemuProgram,

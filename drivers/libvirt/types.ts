@@ -164,7 +164,8 @@ export interface Connection extends AsyncDisposable {
   lookupDomainByName(name: string): Promise<DomainRef | undefined>;
   defineDomain(xml: string, flags?: number): Promise<DomainRef>;
   startDomain(uuid: string, flags?: number): Promise<void>;
-  shutdownDomain(uuid: string): Promise<void>;
+  /** virDomainShutdownFlagValues; 0 leaves the way to the driver. */
+  shutdownDomain(uuid: string, flags?: number): Promise<void>;
   rebootDomain(uuid: string): Promise<void>;
   destroyDomain(uuid: string, flags?: number): Promise<void>;
   suspendDomain(uuid: string): Promise<void>;
@@ -181,7 +182,11 @@ export interface Connection extends AsyncDisposable {
   openConsole(uuid: string, device?: string, flags?: number): Promise<ConsoleStream>;
 
   jobStats(uuid: string, flags?: number): Promise<JobStats>;
-  abortJob(uuid: string): Promise<void>;
+  /**
+   * virDomainAbortJobFlags. A migration in post-copy can't be aborted (OPERATION_INVALID); DOMAIN_ABORT_JOB_POSTCOPY breaks it off, at its
+   * source, so that it can be resumed over another connection.
+   */
+  abortJob(uuid: string, flags?: number): Promise<void>;
   /**
    * virDomainMigrateToURI3: with VIR_MIGRATE_PEER2PEER the daemon moves the machine itself and this one call lasts as long
    * as the move (no deadline unless given).

@@ -40,7 +40,7 @@ control_plane_ready() {
   wait_for_daemon 60 kube-apiserver kube get --raw /readyz
   alive kube-controller-manager || launch kube-controller-manager "$tools/kube-controller-manager" \
     --kubeconfig "$state/controller-manager.kubeconfig" --bind-address 127.0.0.1 --secure-port 0 --leader-elect=false \
-    --use-service-account-credentials \
+    --use-service-account-credentials --kube-api-qps 500 --kube-api-burst 1000 \
     --service-account-private-key-file "$certs/service-accounts.key" --root-ca-file "$certs/ca.crt" \
     --controllers garbage-collector-controller,namespace-controller,serviceaccount-controller,clusterrole-aggregation-controller
   wait_for 10 'the namespace default' kube get namespace default

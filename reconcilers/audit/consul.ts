@@ -41,8 +41,8 @@ export const consulChecks: readonly Check[] = [
   },
   {
     kind: 'MoveWithoutMigration',
-    reason: 'the record says Moving, but the VMMigration is gone: nobody ends the move, so nobody may start the machine',
-    remedy: 'look at both hosts; then consul kv put the record with phase Owned and the site and host that have the machine',
+    reason: 'the record says Moving, but the VMMigration is gone: until the move is ended nobody may start the machine',
+    remedy: 'the operator ends it as if it were cancelled, and says in the status of the FederatedVM what it waits for',
     find: movesWithoutMigration,
   },
   {

@@ -11,6 +11,7 @@ import {
   cookieMagicMask,
   domainUuid,
   edgeBridge,
+  fuidOfVolume,
   integrationBridge,
   isOurs,
   metadataNamespace,
@@ -163,7 +164,7 @@ async function readVolumes(host: Host, all: readonly Host[]): Promise<SeenVolume
   const volumes = await Promise.all(
     [...pools].map(async (pool) =>
       (await connection.listVolumes(pool)).flatMap(({ name }): SeenVolume[] => {
-        const fuid = volumeFuid(name);
+        const fuid = fuidOfVolume(name);
         return fuid === undefined ? [] : [{ pool, name, fuid, shared: shared.has(pool) }];
       }),
     ),
@@ -244,7 +245,3 @@ async function readMark(host: Host, { driver, uuid }: SeenDomain): Promise<SeenD
   );
   return fuid !== undefined && domainUuid(fuid) === uuid ? { fuid, namespace, name } : undefined;
 }
-
-/** The mark of a volume is its name: libvirt keeps no metadata of volumes. */
-const volumeFuid = (name: string): string | undefined =>
-  /^isth-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})-./.exec(name)?.[1];

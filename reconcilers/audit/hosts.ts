@@ -1,6 +1,6 @@
 import type { FederatedVM, StorageKind } from '../../crds/index.js';
 import { edgeBridge, integrationBridge } from '../common/identity.js';
-import { keys, type HostRef, type NetworkRecord } from '../common/records.js';
+import { driverOf, keys, type HostRef, type NetworkRecord } from '../common/records.js';
 import { hostKey } from '../host.js';
 import type { Check, Removal, Spot } from './finding.js';
 import { isOff, isRunning, type BridgeKey, type HostLook, type SeenPort } from './look.js';
@@ -42,6 +42,12 @@ export const libvirtChecks: readonly Check[] = [
     reason: 'the record names another host',
     remedy: 'find out which host is right; virsh destroy and undefine the domain at the other',
     find: domainsAtOtherHost,
+  },
+  {
+    kind: 'DomainOfOtherDriver',
+    reason: 'the machine’s type is the other driver’s: QEMU has virtual machines, LXC containers',
+    remedy: 'virsh destroy and undefine it (virsh -c qemu:///system or lxc:///system, as the finding says)',
+    find: domainsOfOtherDriver,
   },
   {
     kind: 'VolumeWithoutRecord',
@@ -125,7 +131,7 @@ function domainsAtOtherHost(picture: Picture): Spot[] {
   return picture.domains.flatMap((each): Spot[] => {
     const { fuid, host, domain } = each;
     const record = picture.machines.get(fuid)?.value;
-    if (!record || hostKey(record) === hostKey(host)) return [];
+    if (!record || hostKey(record) === hostKey(host) || domain.driver !== driverOf(record)) return [];
     if (isBeingDeleted(picture, fuid) || picture.moveEnds.get(fuid)?.has(hostKey(host))) return [];
     // Which of them is right can't be judged while the other one is not seen.
     const owner = picture.byHost.get(hostKey(record));
@@ -142,6 +148,24 @@ function domainsAtOtherHost(picture: Picture): Spot[] {
     ];
   });
 } // prettier-ignore
+
+/** Nobody but a person makes one. */
+function domainsOfOtherDriver(picture: Picture): Spot[] {
+  return picture.domains.flatMap((each): Spot[] => {
+    const { fuid, host, domain } = each;
+    const record = picture.machines.get(fuid)?.value;
+    if (!record || domain.driver === driverOf(record)) return [];
+    return [
+      {
+        where: hostKey(host),
+        what: `domain ${domain.name} of ${domain.driver}`,
+        fuid,
+        detail: `it is ${domain.state}, the machine is of ${driverOf(record)}`,
+        ...(isOff(domain) ? { removal: domainRemoval(each) } : {}),
+      },
+    ];
+  });
+}
 
 function volumesWithoutRecord(picture: Picture): Spot[] {
   return picture.hosts.flatMap((host) =>
@@ -192,10 +216,10 @@ function diskPlaces({ objects, byHost }: Picture, record: HostRef, storage: Stor
   const { local, shared } = diskPools(site, record.host);
   switch (storage) {
     case 'Local':
+    case 'Cached':
       return [local];
     case 'Shared':
       return shared === undefined ? undefined : [shared];
-    case 'Cached':
     case 'either':
       return shared === undefined ? [local] : [local, shared];
   }
@@ -203,7 +227,7 @@ function diskPlaces({ objects, byHost }: Picture, record: HostRef, storage: Stor
 
 type Storage = StorageKind | 'either';
 
-/** A template may have changed since, and a cached disk has parts in both places. */
+/** A template may have changed since. */
 const storageOf = ({ spec }: FederatedVM): Storage =>
   spec.storage ?? (spec.template === undefined ? 'Local' : 'either');
 

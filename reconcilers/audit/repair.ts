@@ -80,7 +80,8 @@ async function remove(removal: Removal, { store, hosts }: AuditDependencies): Pr
       const { DOMAIN_UNDEFINE_SNAPSHOTS_METADATA, DOMAIN_UNDEFINE_CHECKPOINTS_METADATA, DOMAIN_UNDEFINE_NVRAM } =
         constants;
       const flags = DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | DOMAIN_UNDEFINE_CHECKPOINTS_METADATA | DOMAIN_UNDEFINE_NVRAM;
-      await connection.undefineDomain(removal.uuid, flags);
+      // LXC keeps none of these, and takes no flags.
+      await connection.undefineDomain(removal.uuid, removal.driver === 'qemu' ? flags : 0);
       return;
     }
     case 'volume': {

@@ -138,6 +138,13 @@ export class Directory {
     }
   }
 
+  /** The VNIs of a machine's networks. */
+  vnisOf(fuid: string): number[] {
+    return (this.#machines.get(fuid)?.value.interfaces ?? []).flatMap(
+      ({ network }) => this.#networks.get(network)?.value.vni ?? [],
+    );
+  }
+
   /** Whether every record could be read; while one could not, what is not known of may exist. */
   get isSound(): boolean {
     return this.#damaged.size === 0;

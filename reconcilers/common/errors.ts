@@ -43,7 +43,8 @@ export function isInterruption(error: unknown): error is Interruption {
 }
 
 export function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
+  // A daemon may hand on lines of a log.
+  return (error instanceof Error ? error.message : String(error)).trim().replace(/\s*\n\s*/g, '; ');
 }
 
 /** Runs an external call; what it throws comes out as Transient that says where and what was tried. */

@@ -40,8 +40,17 @@ export const interfaceId = (fuid: string, index: number): string => derived(fuid
 
 export const diskVolumeName = (fuid: string): string => `isth-${fuid}-root.qcow2`;
 export const seedVolumeName = (fuid: string): string => `isth-${fuid}-seed.iso`;
-/** What an offline move makes of a disk that stands on an image, to send it whole. */
+/** A container's root file system. As short as a whole fuid allows: LXC mounts no file with a longer path than 63 bytes. */
+export const rootVolumeName = (fuid: string): string => `isth-${fuid.replaceAll('-', '')}`;
+/** What an offline move sends of a disk that stands on an image, or of a root file system: all that it holds, and no more. */
 export const transferVolumeName = (fuid: string): string => `isth-${fuid}-transfer.qcow2`;
+
+/** Whose a volume is, by its name, which is its mark: libvirt keeps no metadata of volumes. */
+export function fuidOfVolume(name: string): string | undefined {
+  const [, long, short] = /^isth-(?:([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})-.|([0-9a-f]{32})$)/.exec(name) ?? [];
+  return long ?? short?.replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-');
+}
+
 /**
  * A MAC for a machine's index-th interface: locally administered, unicast, 44 bits of the fuid's hash. attempt moves on
  * when another owner holds it (2^-44 a pair, but a clash would cut two machines off).

@@ -75,6 +75,16 @@ export type Policy = z.infer<typeof policyRecord>;
 
 const storageKind = z.enum(['Local', 'Cached', 'Shared']);
 
+const baseImage = z.object({
+  name: z.string().describe('volume of the share'),
+  format: z.enum(['qcow2', 'raw']),
+});
+export type BaseImage = z.infer<typeof baseImage>;
+
+/** libvirt's driver that runs a machine: QEMU for virtual machines, LXC for containers. */
+const driver = z.enum(['qemu', 'lxc']);
+export type Driver = z.infer<typeof driver>;
+
 const role = z.enum(['Router', 'DHCP', 'DNS', 'LoadBalancer']);
 export type Role = z.infer<typeof role>;
 
@@ -106,7 +116,9 @@ export const vmRecord = z.object({
   phase: z.enum(['Owned', 'Moving', 'Deleting']),
   /** True from the moment its disk exists: a missing disk is then data loss to report, never one to make anew. */
   disk: z.boolean(),
+  driver: driver.optional().describe('left out: qemu'),
   storage: storageKind.optional().describe('what its disk is now; a move may have made it Local'),
+  base: baseImage.optional().describe('what a Cached disk stands on'),
   attempt: z.string().optional(),
   mode: z.enum(['Live', 'Offline']).optional().describe('how it is being moved; left out: Live'),
   target: hostRef.extend({ storage: storageKind.optional().describe('what a disk that is copied becomes') }).optional(),
@@ -138,6 +150,9 @@ export const vmRecord = z.object({
   interfaces: z.array(interfaceRecord),
 });
 export type VmRecord = z.infer<typeof vmRecord>;
+
+/** Which of a host's drivers has the machine's domain: as its type says, which never changes. */
+export const driverOf = ({ driver = 'qemu' }: Pick<VmRecord, 'driver'>): Driver => driver;
 
 /** The hosts that a site has taken into use: one that its spec no longer names stays here until nothing is left on it. */
 export const siteRecord = z.object({ hosts: z.array(hostSchema) });

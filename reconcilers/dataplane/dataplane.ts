@@ -4,7 +4,7 @@ import { filter, firstValueFrom, map, startWith, Subject, Subscription, takeUnti
 import type { Directory } from '../common/directory.js';
 import { messageOf } from '../common/errors.js';
 import { bridgeCookie, networkCookie, patchPorts, vniOfCookie } from '../common/identity.js';
-import type { HostRef } from '../common/records.js';
+import type { HostRef, VmRecord } from '../common/records.js';
 import { hostKey, type Host, type Hosts } from '../host.js';
 import { OpenFlowError } from '../../drivers/openflow/index.js';
 import { probes } from './layout.js';
@@ -36,6 +36,8 @@ export class Dataplane {
   readonly #subscriptions = new Subscription();
   readonly #drift = new Subject<{ readonly host: HostRef; readonly vni: number }>();
   readonly #boundaries = new Subject<HostRef>();
+  /** Machines that are being switched over, by fuid. */
+  readonly #headed = new Map<string, { readonly attempt: string; readonly to: HostRef }>();
 
   constructor(
     private readonly hosts: Hosts,
@@ -53,8 +55,9 @@ export class Dataplane {
       }),
     );
     this.#subscriptions.add(
-      this.directory.changes.subscribe(({ vnis }) => {
-        for (const each of this.#hosts.values()) for (const vni of vnis) each.mark(vni);
+      this.directory.changes.subscribe(({ vnis, machines }) => {
+        for (const fuid of machines) if (!this.#heading(fuid)) this.#headed.delete(fuid);
+        this.#mark(vnis);
       }),
     );
     for (const host of this.hosts.all()) this.#add(host);
@@ -73,6 +76,16 @@ export class Dataplane {
   /** How a host's Floodlight does; undefined for one that has none. */
   boundary(ref: HostRef): BoundaryState | undefined {
     return this.#hosts.get(hostKey(ref))?.boundary;
+  }
+
+  /**
+   * Sends a machine's frames to where it is going to run, before its record says so; undefined: to where its record says. Holds while
+   * the record tells of this attempt. Frames that come before the guest runs wait in its tap.
+   */
+  head(fuid: string, attempt: string, to: HostRef | undefined): void {
+    if (to) this.#headed.set(fuid, { attempt, to });
+    else if (!this.#headed.delete(fuid)) return;
+    this.#mark(this.directory.vnisOf(fuid));
   }
 
   /** Resolves when the network's flows on that host are in force, or with the error that prevents it. */
@@ -113,9 +126,20 @@ export class Dataplane {
     this.#boundaries.complete();
   }
 
+  #mark(vnis: Iterable<number>): void {
+    for (const vni of vnis) for (const each of this.#hosts.values()) each.mark(vni);
+  }
+
+  #heading(fuid: string): HostRef | undefined {
+    const headed = this.#headed.get(fuid);
+    const record = headed && this.directory.machine(fuid)?.value;
+    return record?.phase === 'Moving' && record.attempt === headed?.attempt ? headed?.to : undefined;
+  }
+
   #add(host: Host): void {
     this.#hosts.get(hostKey(host))?.close();
-    const dataplane = new HostDataplane(host, this.directory, this.log, {
+    const whereIs = (fuid: string, record: VmRecord): HostRef => this.#heading(fuid) ?? record;
+    const dataplane = new HostDataplane(host, this.directory, whereIs, this.log, {
       drift: (vni) => this.#drift.next({ host, vni }),
       boundary: () => this.#boundaries.next(host),
     });
@@ -181,6 +205,7 @@ class HostDataplane {
   constructor(
     private readonly host: Host,
     private readonly directory: Directory,
+    private readonly whereIs: (fuid: string, record: VmRecord) => HostRef,
     private readonly log: (message: string, fields: Record<string, unknown>) => void,
     private readonly tell: { readonly drift: (vni: number) => void; readonly boundary: () => void },
   ) {
@@ -407,15 +432,16 @@ class HostDataplane {
     if (int === undefined || edge === undefined) throw new Error('the bridges are not joined yet');
     const ports: LocalPort[] = [];
     const locations: Location[] = [];
-    for (const [, machine] of this.directory.machinesOf(fuid))
+    for (const [machineFuid, machine] of this.directory.machinesOf(fuid)) {
+      const place = hostKey(this.whereIs(machineFuid, machine));
       for (const { network: of, id, mac, address, role, allowed } of machine.interfaces) {
         if (of !== fuid) continue;
         const port = this.ports.machine(id);
         if (port !== undefined) ports.push({ port, mac, address, role, allowed });
-        if (hostKey(machine) !== hostKey(this.host))
-          locations.push({ mac, at: 'elsewhere', tunnel: this.ports.tunnel(hostKey(machine)) });
+        if (place !== hostKey(this.host)) locations.push({ mac, at: 'elsewhere', tunnel: this.ports.tunnel(place) });
         else if (port !== undefined) locations.push({ mac, at: 'here', port });
       }
+    }
     const tunnels = network.sites.flatMap((site) => this.ports.tunnelsTo(site));
     const { value: policy = { flows: [] }, index } = this.directory.policy(fuid) ?? {};
     const { vlan, cidr } = network;

@@ -59,6 +59,17 @@ function alone(source: DomainStatus): Verdict {
   }
 }
 
+/** Whether the guest is the source's, and what the target has of it never ran: of a move that was given up nothing more will come of that. */
+export const isLeftOver = (source: End, target: End): boolean =>
+  source !== 'unknown' &&
+  source !== 'absent' &&
+  !isOff(source) &&
+  alone(source) === 'source' &&
+  target !== 'unknown' &&
+  target !== 'absent' &&
+  target.state === 'paused' &&
+  awaitsResume(target);
+
 /** The target, where the source has handed over. A guest that was paused before arrives paused by the user, as libvirt says it. */
 function arrived(target: DomainStatus): Verdict {
   if (target.state === 'nostate') return 'moving';
@@ -79,3 +90,46 @@ export function awaitsResume({ reason }: DomainStatus): boolean {
 
 export const isPostCopy = (reason: number): boolean =>
   reason === constants.DOMAIN_PAUSED_POSTCOPY || reason === constants.DOMAIN_PAUSED_POSTCOPY_FAILED;
+
+/**
+ * What a move needs whose guest has begun to run at the target while the source has memory of it.
+ * - sending: the daemons are at it.
+ * - brokenAtSource: the target has not noticed yet, or only the daemons have lost each other.
+ * - brokenAtTarget: the source has not noticed yet.
+ * - broken: both have noticed. It goes on over another connection, if that is asked for, or not at all.
+ * - complete: the target has all of the memory; the source is to let go.
+ * - ended: that guest is no more; nobody can use what the source has of it.
+ * - unknown: the target does not answer.
+ */
+export type PostCopy = 'sending' | 'brokenAtSource' | 'brokenAtTarget' | 'broken' | 'complete' | 'ended' | 'unknown';
+
+/** From both ends' states and reasons alone, whoever has the machine on record. Pure. undefined: the source is in no post-copy, or unknown. */
+export function assessPostCopy(source: End, target: End): PostCopy | undefined {
+  if (source === 'unknown' || source === 'absent' || source.state !== 'paused' || !isPostCopy(source.reason))
+    return undefined;
+  const isBroken = source.reason === constants.DOMAIN_PAUSED_POSTCOPY_FAILED;
+  if (target === 'unknown') return 'unknown';
+  if (target === 'absent' || isOff(target)) return 'ended';
+  if (runs(target) && target.reason === constants.DOMAIN_RUNNING_BOOTED) return 'ended';
+  if (runs(target) && target.reason === constants.DOMAIN_RUNNING_MIGRATED) return 'complete';
+  switch (seenAt(target)) {
+    case 'broken':
+      return isBroken ? 'broken' : 'brokenAtTarget';
+    case 'sending':
+      return isBroken ? 'brokenAtSource' : 'sending';
+    case undefined:
+      return isBroken ? 'broken' : 'sending';
+  }
+}
+
+/** How the target sees a post-copy; undefined: what has happened to the guest since is all that it tells. */
+function seenAt({ state, reason }: DomainStatus): 'sending' | 'broken' | undefined {
+  if (state === 'nostate' || state === 'shutdown') return 'sending';
+  if (state === 'running') {
+    if (reason === constants.DOMAIN_RUNNING_POSTCOPY) return 'sending';
+    return reason === constants.DOMAIN_RUNNING_POSTCOPY_FAILED ? 'broken' : undefined;
+  }
+  if (state !== 'paused') return undefined;
+  if (reason === constants.DOMAIN_PAUSED_POSTCOPY) return 'sending';
+  return reason === constants.DOMAIN_PAUSED_POSTCOPY_FAILED ? 'broken' : undefined;
+}

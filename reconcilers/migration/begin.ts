@@ -4,12 +4,12 @@ import { domainUuid } from '../common/identity.js';
 import type { Outcome } from '../common/outcome.js';
 import type { Versioned, VmRecord } from '../common/records.js';
 import { isFenced } from '../fenced.js';
-import { type Host, hostKey } from '../host.js';
+import { type Host, hostKey, machineLink } from '../host.js';
 import { createCopies } from '../vm/disk.js';
 import { clearCopied, clearSource } from './clear.js';
-import { Move } from './move.js';
+import { live, Move, type MoveRequest } from './move.js';
 import { chooseMode } from './mode.js';
-import { areSwitchesFollowing, cas, takeOver } from './ownership.js';
+import { areSwitchesFollowing, cas, headFor, takeOver } from './ownership.js';
 import { chooseTarget, preflight } from './preflight.js';
 import {
   advance,
@@ -22,7 +22,7 @@ import {
   underWay,
   what,
 } from './step.js';
-import { storageNow, targetOf, volumesAt } from './transfer.js';
+import { extentOf, storageNow, targetOf, volumesAt } from './transfer.js';
 
 /** Checks everything that can be checked, then takes the record: from there on only both ends decide. */
 export async function begin(
@@ -53,8 +53,9 @@ export async function begin(
     throw new Transient('RecordChanged', 'the machine’s record changed; it is read again');
   }
   if (migration.status?.attempt !== undefined) refuseOverrun(migration, record.value, dependencies);
-  const source = reachable(record.value, dependencies, 'source');
-  const target = reachable(chooseTarget(migration, machine, record.value, dependencies), dependencies, 'target');
+  const { value } = record;
+  const source = reachable(value, value, dependencies, 'source');
+  const target = reachable(chooseTarget(migration, machine, value, dependencies), value, dependencies, 'target');
   if (record.value.leftAt?.some((ref) => hostKey(ref) === hostKey(target)))
     throw new Waiting(
       'TargetNotCleared',
@@ -63,7 +64,12 @@ export async function begin(
     );
   const storage = storageNow(machine, record.value, dependencies);
   const to = targetOf(migration, storage, target);
-  const mode = chooseMode(migration, machine, source.qemu?.domains.get(domainUuid(fuid))?.state, hostKey(source));
+  const mode = chooseMode(
+    migration,
+    machine,
+    machineLink(source, value)?.domains.get(domainUuid(fuid))?.state,
+    hostKey(source),
+  );
   const isNew = migration.status?.attempt === undefined;
   if (isNew) dependencies.places.check(migration, source.site);
   await preflight(migration, fuid, record.value, mode, storage, to, source, target, dependencies);
@@ -125,6 +131,8 @@ export function startMove(
 ): Move {
   const attempt = migration.metadata.uid;
   dependencies.moves.get(attempt)?.close();
+  // What an earlier try has begun to switch over runs at the source after all.
+  dependencies.dataplane.head(fuid, attempt, undefined);
   const move = new Move({
     fuid,
     attempt,
@@ -136,9 +144,27 @@ export function startMove(
       to?.storage &&
       (async () => {
         await dependencies.clearing.get(fuid);
-        const from = volumesAt({ site, host }, storage ?? 'Local', dependencies);
-        return await createCopies(fuid, from, volumesAt(to, to.storage ?? 'Local', dependencies));
+        const [is, becomes] = [storage ?? 'Local', to.storage ?? 'Local'];
+        const from = volumesAt({ site, host }, is, live, dependencies);
+        const volumes = await createCopies(fuid, from, volumesAt(to, becomes, live, dependencies));
+        return { volumes, extent: extentOf(becomes) };
       }),
+    ...following(migration, fuid, dependencies),
+    onChange: () => dependencies.enqueue(migration),
+  });
+  dependencies.moves.set(attempt, move);
+  return move;
+}
+
+/** The switches follow the guest at once; the record when it runs at the target, and what the switches do hangs on that no more. */
+export const following = (
+  migration: VMMigration,
+  fuid: string,
+  dependencies: MigrationDependencies,
+): Pick<MoveRequest, 'onHandOver' | 'onTargetRuns'> => {
+  const attempt = migration.metadata.uid;
+  return {
+    onHandOver: async (to) => await headFor(to, fuid, attempt, dependencies),
     onTargetRuns: async () => {
       try {
         await takeOver(fuid, attempt, dependencies);
@@ -149,8 +175,5 @@ export function startMove(
         return false;
       }
     },
-    onChange: () => dependencies.enqueue(migration),
-  });
-  dependencies.moves.set(attempt, move);
-  return move;
-}
+  };
+};

@@ -4,7 +4,7 @@ import { given } from '../common/given.js';
 import { domainUuid } from '../common/identity.js';
 import type { Versioned, VmRecord } from '../common/records.js';
 import { abandoned, isFenced } from '../fenced.js';
-import { hostKey } from '../host.js';
+import { hostKey, machineLink } from '../host.js';
 import { deleteCopies } from '../vm/disk.js';
 import { linkOf } from './move.js';
 import { cas } from './ownership.js';
@@ -28,13 +28,13 @@ export async function clearSource(
   const isGone = isFenced(ref, dependencies);
   // Its record names it (leftAt): the domain goes when the host is back.
   if (!isGone) {
-    if (!dependencies.hosts.get(ref)?.qemu?.isConnected)
+    if (!machineLink(dependencies.hosts.get(ref), value)?.isConnected)
       throw new Waiting(
         'SiteUnreachable',
         `the machine is at ${hostKey(value)}; waiting for ${hostKey(ref)} to answer, to see that nothing of ${migration.spec.vmName} is left there`,
         5_000,
       );
-    await undefineAt(ref, fuid, dependencies);
+    await undefineAt(ref, value, fuid, dependencies);
   }
   if (!value.last?.source) return;
   const { source: _, ...last } = value.last;
@@ -53,9 +53,9 @@ export async function clearCopied(
   const { directory, clearing } = dependencies;
   if (!value.last?.left) return;
   const { left, ...last } = value.last;
-  const target = reachable(value, dependencies, 'target');
+  const target = reachable(value, value, dependencies, 'target');
   const there = await trying('LibvirtFailed', `target ${hostKey(value)}`, () =>
-    linkOf(target).connection.lookupDomain(domainUuid(fuid)),
+    linkOf(target, value).connection.lookupDomain(domainUuid(fuid)),
   );
   if (!there)
     throw new Waiting(
@@ -66,11 +66,11 @@ export async function clearCopied(
   // Another move may be about to copy the disk back to where it is deleted: it waits for us, or we let it be.
   if (directory.machine(fuid)?.index !== index || clearing.has(fuid))
     throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
-  const kept = volumesAt(value, value.storage ?? 'Local', dependencies);
+  const kept = volumesAt(value, value.storage ?? 'Local', value, dependencies);
   // A host that is off keeps its volumes; the audit names them when it is back.
   const deleted = isFenced(left, dependencies)
     ? Promise.resolve()
-    : deleteCopies(fuid, volumesAt(left, left.storage, dependencies), kept);
+    : deleteCopies(fuid, volumesAt(left, left.storage, value, dependencies), kept);
   clearing.set(
     fuid,
     deleted.catch(() => undefined),

@@ -5,9 +5,9 @@ import { attempt as trying } from '../common/errors.js';
 import { domainUuid } from '../common/identity.js';
 import { tolerating } from '../common/libvirt.js';
 import type { Outcome } from '../common/outcome.js';
-import type { HostRef, Versioned, VmRecord } from '../common/records.js';
+import { driverOf, type HostRef, type Versioned, type VmRecord } from '../common/records.js';
 import { isFenced } from '../fenced.js';
-import { hostKey, type LibvirtLink } from '../host.js';
+import { hostKey, type LibvirtLink, machineLink } from '../host.js';
 import { erase } from '../vm/erase.js';
 import { awaitsResume, handedOver, isOff, isPostCopy } from './assess.js';
 import { isCopied } from './offline.js';
@@ -82,7 +82,7 @@ export async function carryFenced(
   if (!target || !off.includes(true)) return undefined;
   const end = off[0] === true ? 'source' : 'target';
   const [lost, kept]: [HostRef, HostRef] = end === 'source' ? [value, target] : [target, value];
-  const link = dependencies.hosts.get(kept)?.qemu;
+  const link = machineLink(dependencies.hosts.get(kept), value);
   const uuid = domainUuid(fuid);
   const { rest, jobActive } = off.includes(false)
     ? await look(uuid, link)
@@ -110,13 +110,13 @@ export async function carryFenced(
       await act(({ connection }) => tolerating(['OPERATION_INVALID'], connection.resumeDomain(uuid)));
       return say(reason, `${why}: resuming the machine at ${hostKey(kept)}`, 100);
     case 'giveBack': {
-      if (end === 'source') await act((to) => erase(uuid, to));
+      if (end === 'source') await act((to) => erase(uuid, to, driverOf(value)));
       const phase = isUnwanted(migration, machine) ? 'Cancelled' : 'Failed';
       return await giveBack(migration, fuid, record, { phase, reason, message: `${why}; the machine is at ${hostKey(value)}` }, dependencies); // prettier-ignore
     }
     case 'restart':
     case 'takeOver': {
-      if (end === 'target' || verdict === 'restart') await act((to) => erase(uuid, to));
+      if (end === 'target' || verdict === 'restart') await act((to) => erase(uuid, to, driverOf(value)));
       await takeOver(fuid, migration.metadata.uid, dependencies);
       const taken = dependencies.directory.machine(fuid);
       if (end === 'source' && taken) return await settle(migration, fuid, taken, dependencies);
@@ -128,7 +128,8 @@ export async function carryFenced(
 async function look(uuid: string, link: LibvirtLink | undefined): Promise<{ rest: Rest; jobActive: boolean }> {
   if (!link?.isConnected) return { rest: 'unknown', jobActive: false };
   try {
-    const job = await tolerating(['NO_DOMAIN', 'OPERATION_INVALID'], link.connection.jobStats(uuid));
+    // LXC knows no jobs.
+    const job = await tolerating(['NO_DOMAIN', 'OPERATION_INVALID', 'NO_SUPPORT'], link.connection.jobStats(uuid));
     const rest = (await tolerating(['NO_DOMAIN'], link.connection.domainState(uuid))) ?? 'absent';
     return { rest, jobActive: job?.type === 'bounded' || job?.type === 'unbounded' };
   } catch {

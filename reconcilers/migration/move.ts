@@ -5,18 +5,39 @@ import type { JobStats, TypedParameters } from '../../drivers/libvirt/types.js';
 import { Transient } from '../common/errors.js';
 import { domainUuid, metadataNamespace } from '../common/identity.js';
 import { isUnanswered, tolerating } from '../common/libvirt.js';
+import { driverOf, type VmRecord } from '../common/records.js';
 import { buildXml } from '../common/xml.js';
 import type { MachineVolumes } from '../vm/disk.js';
 import { diskTarget } from '../vm/domain.js';
-import type { Host, LibvirtLink } from '../host.js';
+import { type Host, type LibvirtLink, machineLink } from '../host.js';
 import { firstDowntimeMs, policyFlags, policyParameters } from './policy.js';
-import { withVolumes } from './relocate.js';
+import { type Extent, withVolumes } from './relocate.js';
 
 /** Marks the domain, at whichever end, with the attempt that moves it. */
 const attemptNamespace = `${metadataNamespace}/migration`;
 
+/** Why a guest stops that is to run at the target next; one that somebody pauses during a move may go on at the source. */
+const handOvers: ReadonlySet<number> = new Set([
+  constants.DOMAIN_EVENT_SUSPENDED_MIGRATED,
+  constants.DOMAIN_EVENT_SUSPENDED_POSTCOPY,
+]);
+
 /** How long the daemons may show nothing of a call that was made. */
 const takeUpMs = 10_000;
+
+/** What the disk is copied into, and how much of it is copied. */
+interface Copies {
+  readonly volumes: MachineVolumes;
+  readonly extent: Extent;
+}
+
+export interface Recovery {
+  /** How often it was tried, this time included. */
+  readonly tries: number;
+  /** What became of the last time. */
+  readonly why: string | undefined;
+  readonly networkDowntimeMs: number | undefined;
+}
 
 export interface MoveRequest {
   readonly fuid: string;
@@ -25,10 +46,17 @@ export interface MoveRequest {
   readonly target: Host;
   readonly policy: MigrationPolicy;
   /** Makes what the disk is copied into at the target; undefined: both ends have it from the share. */
-  readonly makeCopies: (() => Promise<MachineVolumes>) | undefined;
+  readonly makeCopies: (() => Promise<Copies>) | undefined;
   /** Whether another process may have begun the same move just before. */
   readonly isTakenUp: boolean;
-  /** Called the moment the guest runs at the target: every millisecond until then is downtime. Resolves true once all switches follow. */
+  /** A post-copy that broke off is resumed: both ends have all but memory. */
+  readonly recovery?: Recovery;
+  /**
+   * Called the moment the guest stops at the source to be handed over, or runs there again: its frames go to the end that is to run it.
+   * Resolves true once all switches follow.
+   */
+  readonly onHandOver: (to: 'source' | 'target') => Promise<boolean>;
+  /** Called the moment the guest runs at the target. Resolves true once all switches follow. */
   readonly onTargetRuns: () => Promise<boolean>;
   /** Called when something happened that the reconcile should look at. */
   readonly onChange: () => void;
@@ -37,9 +65,12 @@ export interface MoveRequest {
 /** A move that this process started. The daemons carry it on without us: this only watches. */
 export class Move {
   #error: unknown;
-  #settled = false;
+  /** By the monotonic clock. */
+  readonly begunAtMs = performance.now();
+  #settledAtMs: number | undefined;
   #completed: JobStats['params'] | undefined;
   #stoppedAtMs: number | undefined;
+  #isAtTarget: boolean;
   #networkDowntimeMs: number | undefined;
   /** Whether a daemon may have been asked to move the machine. */
   #isAsked: boolean;
@@ -47,20 +78,33 @@ export class Move {
 
   constructor(private readonly request: MoveRequest) {
     this.#isAsked = request.isTakenUp;
+    this.#isAtTarget = request.recovery !== undefined;
+    this.#networkDowntimeMs = request.recovery?.networkDowntimeMs;
     const uuid = domainUuid(request.fuid);
-    const source = linkOf(request.source);
-    const target = linkOf(request.target);
+    const source = linkOf(request.source, live);
+    const target = linkOf(request.target, live);
     this.#subscription.add(
       target.lifecycle.subscribe((event) => {
         if (event.uuid !== uuid) return;
+        // A post-copy tells of it once more when it ends, or is recovered.
+        if (event.event === 'resumed' && !this.#isAtTarget) {
+          this.#isAtTarget = true;
+          void this.#forwarded(request.onTargetRuns());
+        }
         // Questions to the daemons while they switch over would only lengthen it, so just these two are followed up.
-        if (event.event === 'resumed') void this.#followed();
         if (event.event === 'resumed' || event.event === 'stopped') request.onChange();
       }),
     );
     this.#subscription.add(
       source.lifecycle.subscribe((event) => {
-        if (event.uuid === uuid && event.event === 'suspended') this.#stoppedAtMs = performance.now();
+        if (event.uuid !== uuid || this.#isAtTarget) return;
+        if (event.event === 'resumed') {
+          this.#stoppedAtMs = this.#networkDowntimeMs = undefined;
+          void request.onHandOver('source');
+        }
+        if (event.event !== 'suspended') return;
+        this.#stoppedAtMs = performance.now();
+        if (handOvers.has(event.detail)) void this.#forwarded(request.onHandOver('target'));
       }),
     );
     this.#subscription.add(
@@ -75,7 +119,16 @@ export class Move {
 
   /** Whether the daemon has answered, and with which error. The answer proves nothing about who has the machine. */
   get answer(): { readonly settled: boolean; readonly error: unknown } {
-    return { settled: this.#settled, error: this.#error };
+    return { settled: this.#settledAtMs !== undefined, error: this.#error };
+  }
+
+  /** When the daemon answered, by the monotonic clock. */
+  get settledAtMs(): number | undefined {
+    return this.#settledAtMs;
+  }
+
+  get recovery(): Recovery | undefined {
+    return this.request.recovery;
   }
 
   /** Whether the daemons may carry it on, or yet begin it, though it has settled: the connection ended before they had answered. */
@@ -88,7 +141,7 @@ export class Move {
     return this.#completed;
   }
 
-  /** From the guest's stop at the source until it runs at the target and all switches send there; undefined: not seen. */
+  /** From the guest's stop at the source until all switches send to the target; undefined: not seen. */
   get networkDowntimeMs(): number | undefined {
     return this.#networkDowntimeMs;
   }
@@ -97,17 +150,23 @@ export class Move {
     this.#subscription.unsubscribe();
   }
 
-  async #followed(): Promise<void> {
-    const isForwarded = await this.request.onTargetRuns();
-    if (isForwarded && this.#stoppedAtMs !== undefined)
-      this.#networkDowntimeMs = Math.round(performance.now() - this.#stoppedAtMs);
+  async #forwarded(following: Promise<boolean>): Promise<void> {
+    const stoppedAtMs = this.#stoppedAtMs;
+    const isForwarded = await following;
+    if (isForwarded && stoppedAtMs !== undefined && stoppedAtMs === this.#stoppedAtMs)
+      this.#networkDowntimeMs ??= Math.round(performance.now() - stoppedAtMs);
   }
 
   async #run(uuid: string, { connection }: LibvirtLink): Promise<void> {
     const { DOMAIN_AFFECT_LIVE, DOMAIN_AFFECT_CONFIG } = constants;
-    const { attempt, target, policy } = this.request;
+    const { attempt, target, policy, recovery } = this.request;
     const mark = buildXml({ migration: { '@attempt': attempt } });
     try {
+      if (recovery) {
+        const given = [migrationUri(target), ...policyParameters(policy)];
+        await connection.migrateToUri(uuid, peerUri(target), given, flags(policy, undefined) | resuming);
+        return;
+      }
       const { fuid, source, makeCopies, isTakenUp } = this.request;
       if (makeCopies && isTakenUp) {
         if (await isUnderWay(fuid, source, target)) return;
@@ -133,7 +192,7 @@ export class Move {
     } catch (error) {
       this.#error = error;
     } finally {
-      this.#settled = true;
+      this.#settledAtMs = performance.now();
       this.request.onChange();
     }
   }
@@ -148,33 +207,54 @@ export async function isUnderWay(fuid: string, source: Host, target: Host): Prom
   const uuid = domainUuid(fuid);
   const [job, there] = await Promise.all([
     // A guest that has stopped meanwhile has no jobs.
-    tolerating(['OPERATION_INVALID', 'NO_DOMAIN'], linkOf(source).connection.jobStats(uuid)),
-    linkOf(target).connection.lookupDomain(uuid),
+    tolerating(['OPERATION_INVALID', 'NO_DOMAIN'], linkOf(source, live).connection.jobStats(uuid)),
+    linkOf(target, live).connection.lookupDomain(uuid),
   ]);
   return job?.type === 'bounded' || job?.type === 'unbounded' || there !== undefined;
 }
 
-export function linkOf(host: Host): LibvirtLink {
-  if (!host.qemu) throw new Transient('SiteUnreachable', `site ${host.site}, host ${host.host} has no libvirt.qemu`);
-  return host.qemu;
+/** The driver of what moves live: LXC can't do that. */
+export const live = { driver: 'qemu' } as const;
+
+export function linkOf(host: Host, machine: Pick<VmRecord, 'driver'>): LibvirtLink {
+  const link = machineLink(host, machine);
+  if (link) return link;
+  throw new Transient('SiteUnreachable', `site ${host.site}, host ${host.host} has no libvirt.${driverOf(machine)}`);
 }
 
-function peerUri(host: Host): string {
+export function peerUri(host: Host): string {
   const uri = host.spec.libvirt.peerURI ?? host.spec.libvirt.qemu;
   if (uri === undefined)
     throw new Transient('SiteUnreachable', `site ${host.site}, host ${host.host} has no libvirt.peerURI`);
   return uri;
 }
 
-function flags(policy: MigrationPolicy, copies: MachineVolumes | undefined): number {
+const text = (name: string, value: string) => ({ name, value: { type: 'string', value } }) as const;
+
+/** Where the target takes in memory and disks. */
+export const addressOf = ({ spec }: Host): string => `tcp://${spec.migrationAddress ?? spec.underlayAddress}`;
+
+const migrationUri = (target: Host) => text(constants.MIGRATE_PARAM_URI, addressOf(target));
+
+const resuming = constants.MIGRATE_POSTCOPY | constants.MIGRATE_POSTCOPY_RESUME;
+
+/**
+ * With synchronous writes the guest's go to both ends, so that the copy of a disk that is written to comes to an end. Not below copy-on-read:
+ * there a copy may stand still for ever (QEMU 7.2; ADR 0008).
+ */
+const copyFlags: Readonly<Record<Extent, number>> = {
+  Whole: constants.MIGRATE_NON_SHARED_DISK | constants.MIGRATE_NON_SHARED_SYNCHRONOUS_WRITES,
+  Overlay: constants.MIGRATE_NON_SHARED_INC,
+};
+
+function flags(policy: MigrationPolicy, copies: Copies | undefined): number {
   return (
     constants.MIGRATE_LIVE |
     constants.MIGRATE_PEER2PEER |
     constants.MIGRATE_PERSIST_DEST |
     constants.MIGRATE_UNDEFINE_SOURCE |
     constants.MIGRATE_ABORT_ON_ERROR |
-    // The guest's writes go to both ends, so that the copy of a disk that is written to comes to an end.
-    (copies ? constants.MIGRATE_NON_SHARED_DISK | constants.MIGRATE_NON_SHARED_SYNCHRONOUS_WRITES : 0) |
+    (copies ? copyFlags[copies.extent] : 0) |
     policyFlags(policy)
   );
 }
@@ -184,24 +264,18 @@ function parameters(
   policy: MigrationPolicy,
   live: string,
   persistent: string,
-  copies: MachineVolumes | undefined,
+  copies: Copies | undefined,
 ): TypedParameters {
-  const address = target.spec.migrationAddress ?? target.spec.underlayAddress;
-  const text = (name: string, value: string) => ({ name, value: { type: 'string', value } }) as const;
-  const {
-    MIGRATE_PARAM_DEST_XML,
-    MIGRATE_PARAM_DISKS_URI,
-    MIGRATE_PARAM_MIGRATE_DISKS,
-    MIGRATE_PARAM_PERSIST_XML,
-    MIGRATE_PARAM_URI,
-  } = constants;
+  const { MIGRATE_PARAM_DEST_XML, MIGRATE_PARAM_DISKS_URI, MIGRATE_PARAM_MIGRATE_DISKS, MIGRATE_PARAM_PERSIST_XML } =
+    constants;
+  const relocated = (xml: string): string => (copies ? withVolumes(xml, copies.volumes, copies.extent) : xml);
   return [
-    text(MIGRATE_PARAM_URI, `tcp://${address}`),
-    text(MIGRATE_PARAM_PERSIST_XML, copies ? withVolumes(persistent, copies) : persistent),
+    migrationUri(target),
+    text(MIGRATE_PARAM_PERSIST_XML, relocated(persistent)),
     ...(copies
       ? [
-          text(MIGRATE_PARAM_DEST_XML, withVolumes(live, copies)),
-          text(MIGRATE_PARAM_DISKS_URI, `tcp://${address}`),
+          text(MIGRATE_PARAM_DEST_XML, relocated(live)),
+          text(MIGRATE_PARAM_DISKS_URI, addressOf(target)),
           text(MIGRATE_PARAM_MIGRATE_DISKS, diskTarget),
         ]
       : []),

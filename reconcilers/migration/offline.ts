@@ -12,13 +12,14 @@ import { findVolumes } from '../vm/disk.js';
 import { machineSize } from '../vm/size.js';
 import { type End, isOff } from './assess.js';
 import { Copying, mayDoBetter } from './copying.js';
+import { readEnd } from './ends.js';
 import { linkOf } from './move.js';
 import { cas, giveBack, takeOver } from './ownership.js';
 import { deadlineMs } from './policy.js';
 import { copyProgress } from './progress.js';
-import { withVolumes } from './relocate.js';
+import { relocated } from './relocate.js';
 import { advance, isUnwanted, type MigrationDependencies, pollMs, reachable, type Status, underWay } from './step.js';
-import { volumesAt } from './transfer.js';
+import { extentOf, volumesAt } from './transfer.js';
 
 /**
  * What both ends of an offline move say. Pure.
@@ -56,8 +57,8 @@ export async function carryOffline(
   const { uid } = migration.metadata;
   const copying = dependencies.copies.get(uid);
   // One after the other: what is then found absent at the target was absent after the source was looked at.
-  const source = await look(value, fuid, dependencies);
-  const verdict = assessOffline(source, await look(target, fuid, dependencies), isCopied(value));
+  const source = await readEnd(value, value, fuid, dependencies);
+  const verdict = assessOffline(source, await readEnd(target, value, fuid, dependencies), isCopied(value));
   const say = (reason: string, message: string, againMs: number): Outcome<Status> =>
     underWay(advance(migration, migration.status?.phase ?? 'Copying', reason, message, dependencies), againMs);
   if (verdict === 'unknown')
@@ -150,13 +151,13 @@ async function copy(
       throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
   };
   if (!found) {
-    reachable(value, dependencies, 'source');
-    reachable(target, dependencies, 'target');
+    reachable(value, value, dependencies, 'source');
+    reachable(target, value, dependencies, 'target');
     await dependencies.clearing.get(fuid);
     const begun = new Copying({
       fuid,
-      from: volumesAt(value, value.storage ?? 'Local', dependencies),
-      to: volumesAt(target, target.storage ?? 'Local', dependencies),
+      from: volumesAt(value, value.storage ?? 'Local', value, dependencies),
+      to: volumesAt(target, target.storage ?? 'Local', value, dependencies),
       bandwidthMiBps: migration.spec.policy?.bandwidthMiBps,
       onChange: () => dependencies.enqueue(migration),
     });
@@ -212,15 +213,15 @@ async function define(
   dependencies: MigrationDependencies,
 ): Promise<void> {
   const uuid = domainUuid(fuid);
-  const source = linkOf(reachable(value, dependencies, 'source')).connection;
-  const there = linkOf(reachable(target, dependencies, 'target')).connection;
-  const disks = volumesAt(value, value.storage ?? 'Local', dependencies);
+  const source = linkOf(reachable(value, value, dependencies, 'source'), value).connection;
+  const there = linkOf(reachable(target, value, dependencies, 'target'), value).connection;
+  const disks = volumesAt(value, value.storage ?? 'Local', value, dependencies);
   const { stamp } = value.copy ?? {};
   const stale = await trying('LibvirtFailed', `${hostKey(value)}, ${hostKey(target)}`, async () => {
     const xml = await source.domainXml(uuid, constants.DOMAIN_XML_SECURE | constants.DOMAIN_XML_INACTIVE);
-    const volumes = target.storage && (await findVolumes(fuid, volumesAt(target, target.storage, dependencies)));
+    const volumes = target.storage && (await findVolumes(fuid, volumesAt(target, target.storage, value, dependencies)));
     if (target.storage && !volumes) return new StaleCopy(`the copy of the disk at ${hostKey(target)} is gone`);
-    await there.defineDomain(volumes ? withVolumes(xml, volumes) : xml);
+    await there.defineDomain(volumes ? relocated(xml, volumes, extentOf(target.storage ?? 'Local')) : xml);
     // A start that was under way when the record was taken has come to light by now.
     const state = await tolerating(['NO_DOMAIN'], source.domainState(uuid));
     if (state && !isOff(state))
@@ -243,14 +244,4 @@ async function conclude(
   const { target } = record.value;
   const message = `the machine is at ${target ? hostKey(target) : 'the target'}; clearing ${hostKey(record.value)}`;
   return underWay(advance(migration, 'Finalizing', 'Finalizing', message, dependencies), 0);
-}
-
-async function look(ref: HostRef, fuid: string, { hosts }: MigrationDependencies): Promise<End> {
-  const link = hosts.get(ref)?.qemu;
-  if (!link?.isConnected) return 'unknown';
-  try {
-    return (await tolerating(['NO_DOMAIN'], link.connection.domainState(domainUuid(fuid)))) ?? 'absent';
-  } catch {
-    return 'unknown';
-  }
 }

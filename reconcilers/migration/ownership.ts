@@ -26,24 +26,35 @@ export async function takeOver(fuid: string, attempt: string, dependencies: Migr
   };
   const record = moving();
   if (!record?.value.target) return;
-  const { attempt: done, target, mode, copy: _, ...kept } = record.value;
+  const { attempt: done, target, mode, base, copy: _, ...kept } = record.value;
   const left = target.storage && { ...place(kept), storage: kept.storage ?? 'Local' };
   const source = mode === 'Offline' ? place(kept) : undefined;
   const last = { attempt, moved: true, reason: 'Succeeded', message: '', ...given({ left, source }) };
   const leftAt = isFenced(kept, dependencies) ? abandoned(kept, kept) : kept.leftAt;
   const generation = kept.generation + 1;
-  const owned: VmRecord = { ...kept, ...given({ leftAt }), ...given(target), phase: 'Owned', generation, last };
+  // A disk that became whole stands on nothing.
+  const standsOn = target.storage === 'Local' ? undefined : base;
+  const owned: VmRecord = {
+    ...kept,
+    ...given({ leftAt, base: standsOn }),
+    ...given(target),
+    ...{ phase: 'Owned', generation, last },
+  };
   if (await cas(fuid, owned, record.index, dependencies)) return;
-  // The event of the target's resuming and the reconcile both come here; the first one has done it.
+  // The event of the target's resuming and the reconcile both come here: the first one has done it, of which the directory is yet to hear.
+  const heard = directory.changes.pipe(
+    startWith(undefined),
+    filter(() => directory.machine(fuid)?.index !== record.index),
+    timeout({ first: followMs, with: () => of(undefined) }),
+  );
+  await firstValueFrom(heard, { defaultValue: undefined });
   if (moving())
     throw new Transient('RecordChanged', `the record changed while attempt ${done} took over; it is read again`);
 }
 
 /** Whether every host's flows of the machine's networks send to where the record says; resolves when they do, or after a while. */
-export async function areSwitchesFollowing(
-  fuid: string,
-  { directory, dataplane, hosts }: MigrationDependencies,
-): Promise<boolean> {
+export async function areSwitchesFollowing(fuid: string, dependencies: MigrationDependencies): Promise<boolean> {
+  const { directory } = dependencies;
   const owned = directory.changes.pipe(
     startWith(undefined),
     map(() => directory.machine(fuid)?.value),
@@ -51,8 +62,24 @@ export async function areSwitchesFollowing(
     timeout({ first: followMs, with: () => of(undefined) }),
   );
   const record = await firstValueFrom(owned, { defaultValue: undefined });
-  const vnis = (record?.interfaces ?? []).flatMap(({ network }) => directory.network(network)?.value.vni ?? []);
-  if (!record) return false;
+  return record !== undefined && (await areFlowsInForce(fuid, dependencies));
+}
+
+/** Sends the machine's frames to the target on all hosts, or back to where the record has it. Resolves true once every host does. */
+export async function headFor(
+  end: 'source' | 'target',
+  fuid: string,
+  attempt: string,
+  dependencies: MigrationDependencies,
+): Promise<boolean> {
+  const { directory, dataplane } = dependencies;
+  const target = directory.machine(fuid)?.value.target;
+  dataplane.head(fuid, attempt, end === 'target' ? target : undefined);
+  return await areFlowsInForce(fuid, dependencies);
+}
+
+async function areFlowsInForce(fuid: string, { directory, dataplane, hosts }: MigrationDependencies): Promise<boolean> {
+  const vnis = directory.vnisOf(fuid);
   const reports = [...hosts.all()].flatMap((host) =>
     vnis.map(async (vni) => await within(followMs, hostKey(host), dataplane.ensure(host, vni))),
   );
@@ -72,14 +99,14 @@ export async function giveBack(
   // There is no domain at the target: only what was copied so far is there. With an end that is off it stays: the two may
   // be one storage, and nobody can tell.
   const isTargetOff = target !== undefined && isFenced(target, dependencies);
-  if (mode === 'Offline' && target && !isTargetOff) await undefineAt(target, fuid, dependencies);
+  if (mode === 'Offline' && target && !isTargetOff) await undefineAt(target, value, fuid, dependencies);
   if (mode === 'Offline' && target?.storage && !isFenced(value, dependencies)) {
-    const from = volumesAt(value, value.storage ?? 'Local', dependencies);
+    const from = volumesAt(value, value.storage ?? 'Local', value, dependencies);
     await trying('LibvirtFailed', `source ${hostKey(value)}`, () => deleteTransfer(fuid, from));
   }
   if (target?.storage && !isTargetOff && !isFenced(value, dependencies)) {
-    const copies = volumesAt(target, target.storage, dependencies);
-    const kept = volumesAt(value, value.storage ?? 'Local', dependencies);
+    const copies = volumesAt(target, target.storage, value, dependencies);
+    const kept = volumesAt(value, value.storage ?? 'Local', value, dependencies);
     await trying('LibvirtFailed', `target ${hostKey(target)}`, () => deleteCopies(fuid, copies, kept));
   }
   const last = { attempt, moved: false, reason, message };

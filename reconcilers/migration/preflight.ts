@@ -2,16 +2,17 @@ import type { FederatedVM, StorageKind, VMMigration } from '../../crds/index.js'
 import { within } from '../common/deadline.js';
 import { attempt as trying, Waiting } from '../common/errors.js';
 import { domainUuid, networkUuid } from '../common/identity.js';
-import type { HostRef, VmRecord } from '../common/records.js';
+import { type BaseImage, driverOf, type HostRef, type VmRecord } from '../common/records.js';
 import { type Host, hostKey } from '../host.js';
-import { standsOnImage } from '../vm/copy.js';
-import { copySizeBytes } from '../vm/disk.js';
+import { copySizeBytes, needsTransfer } from '../vm/copy.js';
+import { sharePlace } from '../vm/disk.js';
+import { unmountable } from '../vm/root.js';
 import { schedule, spannedSites } from '../vm/schedule.js';
 import { machineSize } from '../vm/size.js';
 import { uncarried } from '../network/plan.js';
 import { misfit } from './compatible.js';
 import type { Mode } from './mode.js';
-import { linkOf } from './move.js';
+import { linkOf, live } from './move.js';
 import { oldestForZstd } from './policy.js';
 import { Failure, type MigrationDependencies, place } from './step.js';
 import { storageNow, targetOf, volumesAt } from './transfer.js';
@@ -45,7 +46,8 @@ export function chooseTarget(
     );
   return schedule(
     {
-      ...{ size: machineSize(machine.spec, template?.spec), sites, site, host, field: 'spec.target' },
+      ...{ size: machineSize(machine.spec, template?.spec), driver: driverOf(record) },
+      ...{ sites, site, host, field: 'spec.target' },
       needsShare: targetOf(migration, storageNow(machine, record, dependencies), record)?.storage !== 'Local',
     },
     objects,
@@ -83,15 +85,27 @@ export async function preflight(
     if (narrow !== undefined)
       throw new Failure('MTUNotCarried', `spec.target.site: FederatedNetwork ${name} at ${target.site}: ${narrow}`);
   }
-  await requireFit(migration, uuid, mode, source, target);
+  // A container has neither a machine type nor a CPU of its own, and nothing of it is sent but its disk.
+  if (driverOf(record) === 'qemu') await requireFit(migration, uuid, mode, source, target);
   const share = (host: Host): string =>
     JSON.stringify([host.siteSpec.storage?.shared?.server, host.siteSpec.storage?.shared?.path]);
-  if (to?.storage) await requireSpace(fuid, record, mode, storage, { ...to, storage: to.storage }, dependencies);
-  else if (share(source) !== share(target))
+  if (storage === 'Cached' && to?.storage === 'Local')
+    throw new Failure(
+      'CopyNotSupported',
+      `spec.storage: Copy: the disk of FederatedVM ${spec.vmName} is Cached, and stays so: copied with its image, it stands still for ever now and then, and the guest with it; leave spec.storage out, with a new VMMigration`,
+    );
+  if (to?.storage !== 'Local' && share(source) !== share(target))
     throw new Failure(
       'ShareDiffers',
       `spec.target.site: ${target.site} has another storage.shared than ${source.site}; a machine on a share moves within it, or with spec.storage: Copy`,
     );
+  if (record.base) await requireBase(record.site, record.base, dependencies);
+  if (driverOf(record) === 'lxc' && to?.storage) {
+    const place = volumesAt(to, to.storage, record, dependencies);
+    const fault = await trying('LibvirtFailed', `target ${hostKey(target)}`, () => unmountable(fuid, place));
+    if (fault !== undefined) throw new Failure('PathTooLong', `spec.target: ${fault}`);
+  }
+  if (to?.storage) await requireSpace(fuid, record, mode, storage, { ...to, storage: to.storage }, dependencies);
   for (const { network, name } of record.interfaces) {
     const vni = directory.network(network)?.value.vni;
     if (vni === undefined) continue;
@@ -104,7 +118,7 @@ export async function preflight(
       );
   }
   const there = await trying('LibvirtFailed', `target ${hostKey(target)}`, () =>
-    linkOf(target).connection.lookupDomain(uuid),
+    linkOf(target, record).connection.lookupDomain(uuid),
   );
   if (there && there.id >= 0)
     throw new Failure(
@@ -115,11 +129,11 @@ export async function preflight(
 
 /** Whether both ends can do what the policy asks for, and the target has a place for this very guest. */
 async function requireFit({ spec }: VMMigration, uuid: string, mode: Mode, source: Host, target: Host): Promise<void> {
-  const ends = [source, target].map((host) => ({ host, connection: linkOf(host).connection }));
+  const ends = [source, target].map((host) => ({ host, connection: linkOf(host, live).connection }));
   const asksZstd = spec.policy?.compression === 'Zstd';
   const [unfit] = await Promise.all([
     trying('LibvirtFailed', `target ${hostKey(target)}`, () =>
-      misfit(uuid, mode === 'Live', linkOf(source).connection, linkOf(target).connection),
+      misfit(uuid, mode === 'Live', linkOf(source, live).connection, linkOf(target, live).connection),
     ),
     ...(asksZstd ? ends : []).map(async ({ host, connection }) => {
       const version = await trying('LibvirtFailed', hostKey(host), () => connection.libVersion());
@@ -133,6 +147,24 @@ async function requireFit({ spec }: VMMigration, uuid: string, mode: Mode, sourc
   if (unfit) throw new Failure(unfit.reason, `spec.target: ${hostKey(target)}: ${unfit.message}`);
 }
 
+/** What a Cached disk stands on has to be there while it is read, whether it stays below the disk or is copied into it. */
+async function requireBase(
+  site: string,
+  { name }: BaseImage,
+  { objects, hosts }: MigrationDependencies,
+): Promise<void> {
+  const share = objects.site(site);
+  if (!share) return;
+  const { via, pool } = sharePlace(share, hosts);
+  const at = `host ${hostKey(via)}`;
+  const found = await trying('LibvirtFailed', at, () => via.libvirt.connection.lookupVolume(pool, name));
+  if (!found)
+    throw new Failure(
+      'ImageMissing',
+      `${at}: the machine’s disk stands on volume ${name} of pool ${pool}, which is not there; restore it (virsh pool-refresh if it is), then make a new VMMigration`,
+    );
+}
+
 const mebibytes = (bytes: bigint): string => `${String(bytes >> 20n)} MiB`;
 
 /** Once, before anything is touched: later the copy itself has taken the space. */
@@ -144,25 +176,42 @@ async function requireSpace(
   to: HostRef & { readonly storage: StorageKind },
   dependencies: MigrationDependencies,
 ): Promise<void> {
-  const [from, target] = [volumesAt(record, storage, dependencies), volumesAt(to, to.storage, dependencies)];
+  const [from, target] = [
+    volumesAt(record, storage, record, dependencies),
+    volumesAt(to, to.storage, record, dependencies),
+  ];
   const at = `source ${hostKey(record)}`;
+  const isPacked = driverOf(record) === 'lxc';
   const [needed, beside] = await Promise.all([
     trying('LibvirtFailed', at, () => copySizeBytes(fuid, from)),
-    trying('LibvirtFailed', at, () => (mode === 'Offline' ? standsOnImage(fuid, from) : Promise.resolve(false))),
+    trying('LibvirtFailed', at, () => (mode === 'Offline' ? needsTransfer(fuid, from) : Promise.resolve(false))),
   ]);
   const ends = [
-    { where: `target ${hostKey(to)}`, place: target, remedy: 'make room or name another host' },
+    // What is sent of a container's root file system stands beside it until it is unpacked.
+    {
+      where: `target ${hostKey(to)}`,
+      place: target,
+      takes: isPacked ? 2n * needed : needed,
+      remedy: 'make room or name another host',
+    },
     // An offline move makes the disk whole beside it, and sends that.
     ...(beside
-      ? [{ where: at, place: from, remedy: 'make room for a whole copy of it, or move the machine while it runs' }]
+      ? [
+          {
+            where: at,
+            place: from,
+            takes: needed,
+            remedy: `make room for a whole copy of it${isPacked ? '' : ', or move the machine while it runs'}`,
+          },
+        ]
       : []),
   ];
-  for (const { where, place, remedy } of ends) {
+  for (const { where, place, takes, remedy } of ends) {
     const pool = await trying('LibvirtFailed', where, () => place.via.libvirt.connection.poolInfo(place.pool));
-    if (pool.availableBytes < needed)
+    if (pool.availableBytes < takes)
       throw new Failure(
         'NoSpace',
-        `${where}: pool ${place.pool} has ${mebibytes(pool.availableBytes)} free, the disk takes ${mebibytes(needed)}; ${remedy}`,
+        `${where}: pool ${place.pool} has ${mebibytes(pool.availableBytes)} free, the disk takes ${mebibytes(takes)}; ${remedy}`,
       );
   }
 }

@@ -5,10 +5,15 @@ import { given } from '../common/given.js';
 import { domainUuid } from '../common/identity.js';
 import type { Outcome } from '../common/outcome.js';
 import type { Versioned, VmRecord } from '../common/records.js';
-import { hostKey } from '../host.js';
+import { hostKey, machineLink } from '../host.js';
 import { begin } from './begin.js';
+import { isFenced } from '../fenced.js';
 import { clearCopied, clearSource } from './clear.js';
+import { isOff } from './assess.js';
+import { describe, type Ends, readEnds } from './ends.js';
+import { carryPostCopy } from './postcopy.js';
 import { resultOf } from './progress.js';
+import { helpless, overdueMs, stillMs } from './still.js';
 import { advance, finish, isUnwanted, type MigrationDependencies, pollMs, type Status, underWay } from './step.js';
 
 /** After the record has said who owns the machine: the source is cleaned up, the figures are read, the result is told. */
@@ -17,6 +22,7 @@ export async function settle(
   fuid: string,
   found: Versioned<VmRecord>,
   dependencies: MigrationDependencies,
+  seen?: Ends,
 ): Promise<Outcome<Status>> {
   const record = found.value;
   const { source } = migration.status ?? {};
@@ -26,6 +32,8 @@ export async function settle(
     const { reason, message } = record.last;
     return finish(migration, reason === 'Cancelled' ? 'Cancelled' : 'Failed', reason, message, dependencies);
   }
+  const held = await heldBySource(migration, fuid, record, seen, dependencies);
+  if (held) return held;
   const move = dependencies.moves.get(migration.metadata.uid);
   if (move && !move.answer.settled) {
     const message = `the machine runs at ${hostKey(record)}; waiting for the source to let go`;
@@ -43,9 +51,35 @@ export async function settle(
     ...(completed ? resultOf(completed, migration.status ?? {}) : { progressPercent: 100 }),
     ...given({ networkDowntimeMs: move?.networkDowntimeMs }),
   };
-  const { totalTimeMs: spent = 0, downtimeMs = 0 }: Status = figures;
-  const message = `moved to ${hostKey(record)} in ${(spent / 1_000).toFixed(1)} s, downtime ${String(downtimeMs)} ms`;
+  const { totalTimeMs: spent, downtimeMs = 0 }: Status = figures;
+  const message =
+    spent === undefined
+      ? `moved to ${hostKey(record)}; how long that took is not known any more`
+      : `moved to ${hostKey(record)} in ${(spent / 1_000).toFixed(1)} s, downtime ${String(downtimeMs)} ms`;
   return finish(migration, 'Succeeded', 'Succeeded', message, dependencies, figures);
+}
+
+/** The target has the machine, and yet the source has a part of it, or does not let go; undefined: neither can be seen. */
+async function heldBySource(
+  migration: VMMigration,
+  fuid: string,
+  record: VmRecord,
+  seen: Ends | undefined,
+  dependencies: MigrationDependencies,
+): Promise<Outcome<Status> | undefined> {
+  const { source, mode } = migration.status ?? {};
+  if (mode === 'Offline' || source?.host === undefined) return undefined;
+  const from = { site: source.site, host: source.host };
+  if (isFenced(from, dependencies) || hostKey(from) === hostKey(record)) return undefined;
+  const ends = seen ?? (await readEnds(fuid, from, record, dependencies));
+  const postCopy = await carryPostCopy(migration, fuid, ends, { from, to: record, isOwned: true }, dependencies);
+  if (postCopy) return postCopy;
+  if (ends.source === 'unknown' || ends.source === 'absent' || isOff(ends.source)) return undefined;
+  const [here, there] = [hostKey(from), hostKey(record)];
+  const states = `${describe(ends.source)} at ${here} and ${describe(ends.target)} at ${there}`;
+  if (stillMs(migration, states, dependencies) <= overdueMs) return undefined;
+  const message = `${there} has the machine, but the source’s daemon does not end its domain: it is ${states}. Read its log, then end it at ${here} (virsh destroy)`;
+  return helpless(migration, 'Finalizing', 'SourceNotOff', message, dependencies);
 }
 
 function concludeOffline(
@@ -85,7 +119,7 @@ async function completedAt(
   fuid: string,
   { hosts }: MigrationDependencies,
 ): Promise<JobStats['params'] | undefined> {
-  const link = hosts.get(record)?.qemu;
+  const link = machineLink(hosts.get(record), record);
   if (!link?.isConnected) return undefined;
   const flags = constants.DOMAIN_JOB_STATS_COMPLETED | constants.DOMAIN_JOB_STATS_KEEP_COMPLETED;
   const stats = await link.connection.jobStats(domainUuid(fuid), flags).catch(() => undefined);

@@ -5,12 +5,13 @@ import { type Interruption, Waiting } from '../common/errors.js';
 import { interrupted, type Outcome } from '../common/outcome.js';
 import type { HostRef, VmRecord } from '../common/records.js';
 import type { Dataplane } from '../dataplane/dataplane.js';
-import { type Host, hostKey, type Hosts } from '../host.js';
+import { type Host, hostKey, type Hosts, machineLink } from '../host.js';
 import type { Objects } from '../objects.js';
 import type { Copying } from './copying.js';
 import type { Move } from './move.js';
 import type { Course } from './policy.js';
 import type { Places } from './queue.js';
+import type { Still } from './still.js';
 
 export interface MigrationDependencies {
   readonly objects: Objects;
@@ -24,6 +25,8 @@ export interface MigrationDependencies {
   readonly copies: Map<string, Copying>;
   /** How copies that are under way get on, as this process has seen it, by attempt. */
   readonly courses: Map<string, Course>;
+  /** What moves that wait for the daemons show, as this process has seen it, by attempt. */
+  readonly stills: Map<string, Still>;
   /** Who may move just now. */
   readonly places: Places;
   /** Disks that this process deletes just now, after a move, by fuid. */
@@ -83,7 +86,7 @@ export function advance(
   phase: MigrationPhase,
   reason: string,
   message: string,
-  { clock }: MigrationDependencies,
+  { clock }: Pick<MigrationDependencies, 'clock'>,
   more: Status = {},
 ): Status {
   // An estimate is of the moment.
@@ -130,6 +133,7 @@ export function finish(
   dependencies.copies.get(migration.metadata.uid)?.close();
   dependencies.copies.delete(migration.metadata.uid);
   dependencies.courses.delete(migration.metadata.uid);
+  dependencies.stills.delete(migration.metadata.uid);
   return concluded(migration, advance(migration, phase, reason, message, dependencies, more));
 }
 
@@ -141,12 +145,19 @@ export const what = ({ target, mode }: VmRecord): string => {
   return target?.storage ? 'disk and memory' : 'memory';
 };
 
-export function reachable(ref: HostRef, { hosts }: MigrationDependencies, end: 'source' | 'target'): Host {
+/** An end of a move. Throws Waiting while the driver that is to hold the machine there does not answer. */
+export function reachable(
+  ref: HostRef,
+  record: Pick<VmRecord, 'driver'>,
+  { hosts }: MigrationDependencies,
+  end: 'source' | 'target',
+): Host {
   const host = hosts.get(ref);
-  if (!host?.qemu?.isConnected)
+  const link = machineLink(host, record);
+  if (!host || !link?.isConnected)
     throw new Waiting(
       'SiteUnreachable',
-      `${end} ${hostKey(ref)}: ${host?.qemu?.lastError?.message ?? 'not connected'}; nothing is moved until it answers`,
+      `${end} ${hostKey(ref)}: ${link?.lastError?.message ?? 'not connected'}; nothing is moved until it answers`,
       5_000,
     );
   return host;

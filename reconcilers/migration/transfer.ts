@@ -1,10 +1,11 @@
 import type { FederatedVM, StorageKind, VMMigration } from '../../crds/index.js';
 import { Waiting } from '../common/errors.js';
 import { given } from '../common/given.js';
-import type { HostRef, VmRecord } from '../common/records.js';
+import { driverOf, type HostRef, type VmRecord } from '../common/records.js';
 import { hostKey, type Hosts } from '../host.js';
 import type { Objects } from '../objects.js';
 import { diskPlace, type DiskPlace } from '../vm/disk.js';
+import type { Extent } from './relocate.js';
 
 interface TransferDependencies {
   readonly objects: Objects;
@@ -22,16 +23,28 @@ export function storageNow(
 }
 
 /** Where the disk goes; with what it becomes there if it is copied: a shared one stays where it is, unless that is asked for. */
-export const targetOf = ({ spec }: VMMigration, storage: StorageKind, { site, host }: HostRef): VmRecord['target'] => ({
+export const targetOf = (
+  { spec }: Pick<VMMigration, 'spec'>,
+  storage: StorageKind,
+  { site, host }: HostRef,
+): VmRecord['target'] => ({
   ...{ site, host },
-  ...given({ storage: storage === 'Local' || spec.storage === 'Copy' ? ('Local' as const) : undefined }),
+  ...given({ storage: spec.storage === 'Copy' ? 'Local' : storage === 'Shared' ? undefined : storage }),
 });
 
+/** How much of a disk is copied that becomes one of this storage. */
+export const extentOf = (to: StorageKind): Extent => (to === 'Cached' ? 'Overlay' : 'Whole');
+
 /** The volumes' place at one end of a move. Throws Waiting while the end, or the host that serves its share, is not there. */
-export function volumesAt(ref: HostRef, storage: StorageKind, { objects, hosts }: TransferDependencies): DiskPlace {
+export function volumesAt(
+  ref: HostRef,
+  storage: StorageKind,
+  machine: Pick<VmRecord, 'driver'>,
+  { objects, hosts }: TransferDependencies,
+): DiskPlace {
   const site = objects.site(ref.site);
   const host = hosts.get(ref);
   if (!site || !host)
     throw new Waiting('SiteUnreachable', `${hostKey(ref)}, where volumes of the machine are, is not connected`, 5_000);
-  return diskPlace(host, site, storage, hosts);
+  return diskPlace(host, site, storage, driverOf(machine), hosts);
 }

@@ -2,7 +2,7 @@ import type { FederatedVM, Site, VMMigration } from '../../crds/index.js';
 import type { Directory } from '../common/directory.js';
 import { isInterruption } from '../common/errors.js';
 import type { Outcome } from '../common/outcome.js';
-import type { HostRef, VmRecord } from '../common/records.js';
+import { driverOf, type HostRef, type VmRecord } from '../common/records.js';
 import { hostKey } from '../host.js';
 import { emptied, evacuates, evacuationLabel, isEmptied, maintenanceEnded } from '../migration/evacuation.js';
 import { standing } from '../migration/queue.js';
@@ -119,10 +119,11 @@ function fateOf(
 function immobility({ metadata, spec, status }: FederatedVM, site: Site, { host }: VmRecord): string | undefined {
   if (metadata.deletionTimestamp !== undefined) return 'it is being deleted';
   if (site.spec.hosts.find(({ name }) => name === host)?.fenced) return 'its host is fenced';
-  if (spec.type === 'Container') return 'this version can\u2019t move containers; delete it and make it anew elsewhere';
   // One that is stopped moves offline.
   if (spec.runStrategy === 'Stopped' && (status?.phase === 'Stopped' || status?.phase === 'Failed')) return undefined;
   if (status?.phase !== 'Running' && status?.phase !== 'Paused') return `it is ${status?.phase ?? 'not looked at yet'}`;
+  if (spec.type === 'Container')
+    return 'it is a container, which moves only while it is stopped (runStrategy: Stopped)';
   return undefined;
 }
 
@@ -159,7 +160,8 @@ function choose(
     try {
       return schedule(
         {
-          ...{ size: sizeOf(machine, objects), sites: spannedSites(record, directory), site, host: undefined },
+          ...{ size: sizeOf(machine, objects), driver: driverOf(record) },
+          ...{ sites: spannedSites(record, directory), site, host: undefined },
           ...{ needsShare: !isLocal, sharedWith: isLocal ? undefined : record.site, promised, field: 'spec.placement' },
         },
         objects,

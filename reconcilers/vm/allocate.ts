@@ -31,6 +31,8 @@ export async function allocateMachine(
       generation: 1,
       phase: 'Owned',
       disk: false,
+      // Left out of a virtual machine's, as ever.
+      ...given({ driver: plan.driver === 'qemu' ? undefined : plan.driver }),
       storage: plan.storage,
       placedFor: placementOf(machine),
       interfaces,

@@ -2,7 +2,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { diskVolumeName, transferVolumeName } from '../common/identity.js';
 import { tolerating } from '../common/libvirt.js';
 import { buildXml, parseXml } from '../common/xml.js';
-import { anew, createCopies, type DiskPlace, refresh } from './disk.js';
+import { anew, createCopies, type DiskPlace, mainVolumeName, refresh } from './disk.js';
+import { createParcel, unpackRoot } from './root.js';
 
 /** How far a copy is, in bytes of what is sent. */
 export interface CopyFigures {
@@ -34,7 +35,7 @@ export async function copyVolumes(
   { bytesPerSecond, signal, onProgress }: CopyOptions,
 ): Promise<string> {
   const [source, target] = [from.via.libvirt.connection, to.via.libvirt.connection];
-  await createCopies(fuid, from, to);
+  const into = await makeReady(fuid, from, to);
   signal.throwIfAborted();
   // Which image it stands on is known from when the pool was last read.
   await refresh(source, from.pool);
@@ -56,8 +57,9 @@ export async function copyVolumes(
       if (aheadMs > 0) await sleep(aheadMs, undefined, { signal });
     }
   }
-  await target.uploadVolume(to.pool, diskVolumeName(fuid), metered());
+  await target.uploadVolume(to.pool, into, metered());
   signal.throwIfAborted();
+  if (to.driver === 'lxc') await unpackRoot(fuid, from, to);
   await deleteTransfer(fuid, from);
   const stale = await changed(fuid, from, stamp);
   if (stale) throw stale;
@@ -67,7 +69,9 @@ export async function copyVolumes(
 /** Whether the disk was written to since it had that stamp. */
 export async function changed(fuid: string, place: DiskPlace, stamp: string): Promise<StaleCopy | undefined> {
   if ((await stampOf(fuid, place)) === stamp) return undefined;
-  return new StaleCopy(`volume ${diskVolumeName(fuid)} in pool ${place.pool} was written to while it was copied`);
+  return new StaleCopy(
+    `volume ${mainVolumeName(fuid, place)} in pool ${place.pool} was written to while it was copied`,
+  );
 }
 
 /** Deletes what a copy needed beside the disk; what is gone already is fine. */
@@ -76,8 +80,8 @@ export async function deleteTransfer(fuid: string, { via, pool }: DiskPlace): Pr
 }
 
 /** When the disk was last written to, as its file system tells. */
-async function stampOf(fuid: string, { via, pool }: DiskPlace): Promise<string> {
-  const stamp = parseXml(await via.libvirt.connection.volumeXml(pool, diskVolumeName(fuid)))(
+async function stampOf(fuid: string, { via, pool, driver }: DiskPlace): Promise<string> {
+  const stamp = parseXml(await via.libvirt.connection.volumeXml(pool, mainVolumeName(fuid, { driver })))(
     'volume',
     'target',
     'timestamps',
@@ -87,19 +91,51 @@ async function stampOf(fuid: string, { via, pool }: DiskPlace): Promise<string> 
   return stamp;
 }
 
-/** Whether the disk needs an image beside it. */
-export async function standsOnImage(fuid: string, { via, pool }: DiskPlace): Promise<boolean> {
+/** Whether a whole copy of the disk is made beside it, to be sent. */
+export async function needsTransfer(fuid: string, { via, pool, driver }: DiskPlace): Promise<boolean> {
+  if (driver === 'lxc') return true;
   const xml = await via.libvirt.connection.volumeXml(pool, diskVolumeName(fuid));
   return parseXml(xml)('volume', 'backingStore', 'path') !== undefined;
 }
 
-/** The volume to send: the disk itself, or, where it stands on an image that the target may not have, a whole copy beside it. */
-async function makeWhole(fuid: string, { via, pool }: DiskPlace): Promise<string> {
+/** What a copy of the disk may take: its own bytes and those of the image that it names, at most what the guest sees. */
+export async function copySizeBytes(fuid: string, { via, pool, imagePool, driver }: DiskPlace): Promise<bigint> {
   const { connection } = via.libvirt;
-  const name = diskVolumeName(fuid);
+  const name = mainVolumeName(fuid, { driver });
+  const [{ allocationBytes, capacityBytes }, xml] = await Promise.all([
+    connection.volumeInfo(pool, name),
+    connection.volumeXml(pool, name),
+  ]);
+  const backing = parseXml(xml)('volume', 'backingStore', 'path');
+  const images = backing === undefined ? [] : await connection.listVolumes(imagePool);
+  const image = images.find(({ key }) => key === backing);
+  const below = image && (await connection.volumeInfo(imagePool, image.name));
+  const bytes = allocationBytes + (below?.allocationBytes ?? 0n);
+  return bytes < capacityBytes ? bytes : capacityBytes;
+}
+
+/** Makes what the disk is sent into, and all that is not sent. Returns its name. */
+async function makeReady(fuid: string, from: DiskPlace, to: DiskPlace): Promise<string> {
+  switch (to.driver) {
+    case 'qemu':
+      await createCopies(fuid, from, to);
+      return diskVolumeName(fuid);
+    case 'lxc':
+      await createParcel(fuid, from, to);
+      return transferVolumeName(fuid);
+  }
+}
+
+/**
+ * The volume to send: the disk itself, or, where it stands on an image that the target may not have, or is a raw file with holes, a whole copy
+ * beside it.
+ */
+async function makeWhole(fuid: string, { via, pool, driver }: DiskPlace): Promise<string> {
+  const { connection } = via.libvirt;
+  const name = mainVolumeName(fuid, { driver });
   const [disk, xml] = await Promise.all([connection.lookupVolume(pool, name), connection.volumeXml(pool, name)]);
   const at = parseXml(xml);
-  if (!disk || at('volume', 'backingStore', 'path') === undefined) return name;
+  if (!disk || (driver === 'qemu' && at('volume', 'backingStore', 'path') === undefined)) return name;
   const transfer = transferVolumeName(fuid);
   const capacity = { '@unit': 'bytes', '#text': at('volume', 'capacity') ?? '0' };
   const whole = buildXml({ volume: { name: transfer, capacity, target: { format: { '@type': 'qcow2' } } } });

@@ -1,12 +1,14 @@
 import { posix } from 'node:path';
-import type { Site, StorageKind } from '../../crds/index.js';
+import type { Site, SiteSpec, StorageKind } from '../../crds/index.js';
 import type { Connection, VolumeRef } from '../../drivers/libvirt/types.js';
 import { Waiting } from '../common/errors.js';
-import { diskVolumeName, seedVolumeName } from '../common/identity.js';
+import { diskVolumeName, rootVolumeName, seedVolumeName, transferVolumeName } from '../common/identity.js';
 import { tolerating } from '../common/libvirt.js';
-import { buildXml, parseXml } from '../common/xml.js';
+import type { BaseImage, Driver } from '../common/records.js';
+import { buildXml, type Xml } from '../common/xml.js';
 import { hostKey, type Host, type Hosts } from '../host.js';
-import type { DiskSource } from './domain.js';
+import type { BaseSource, DiskSource } from './domain.js';
+import type { Image } from './image.js';
 
 /** Where a machine's volumes are made, and how a domain reads them. */
 export interface DiskPlace {
@@ -14,31 +16,53 @@ export interface DiskPlace {
   readonly via: Host;
   readonly pool: string;
   readonly imagePool: string;
+  /** Of the machine: a container has other volumes than a virtual machine. */
+  readonly driver: Driver;
   sourceOf(volume: VolumeRef): DiskSource;
 }
 
 export const defaultPool = 'default';
 export const defaultImagePool = 'images';
 
-export function diskPlace(host: Host, site: Site, storage: StorageKind, hosts: Hosts): DiskPlace {
-  if (storage !== 'Local') return sharePlace(site, hosts);
+export function diskPlace(host: Host, site: Site, storage: StorageKind, driver: Driver, hosts: Hosts): DiskPlace {
+  if (storage === 'Shared') return sharePlace(site, hosts);
   return {
     via: host,
     pool: site.spec.storage?.pool ?? defaultPool,
     imagePool: site.spec.storage?.imagePool ?? defaultImagePool,
+    driver,
     sourceOf: ({ key }) => ({ kind: 'file', path: key }),
   };
 }
 
-/** Throws Waiting while the host that serves the share is not there. */
-export function sharePlace(site: Site, hosts: Hosts): DiskPlace {
-  const shared = site.spec.storage?.shared;
+function shareOf({ metadata, spec }: Site): Share {
+  const shared = spec.storage?.shared;
   if (!shared)
     throw new Waiting(
       'NoShare',
-      `spec.storage: site ${site.metadata.name} has no storage.shared; add it to the Site or use Local`,
+      `spec.storage: site ${metadata.name} has no storage.shared; add it to the Site or use Local`,
       30_000,
     );
+  return shared;
+}
+
+type Share = NonNullable<NonNullable<SiteSpec['storage']>['shared']>;
+
+const onShare = ({ server, path }: Share, name: string): DiskSource => ({
+  kind: 'nfs',
+  server,
+  path: posix.join(path, name),
+});
+
+/** What a Cached disk stands on, as a host of that site reads it. Throws Waiting where there is no share. */
+export const baseSource = ({ name, format }: BaseImage, site: Site): BaseSource => ({
+  source: onShare(shareOf(site), name),
+  format,
+});
+
+/** Throws Waiting while the host that serves the share is not there. */
+export function sharePlace(site: Site, hosts: Hosts): DiskPlace {
+  const shared = shareOf(site);
   const [viaSite = '', viaHost = ''] = shared.via.split('/');
   const via = hosts.get({ site: viaSite, host: viaHost });
   if (!via)
@@ -51,20 +75,50 @@ export function sharePlace(site: Site, hosts: Hosts): DiskPlace {
     via,
     pool: shared.pool,
     imagePool: via.siteSpec.storage?.imagePool ?? defaultImagePool,
-    sourceOf: ({ name }) => ({ kind: 'nfs', server: shared.server, path: posix.join(shared.path, name) }),
+    // LXC reads no share.
+    driver: 'qemu',
+    sourceOf: ({ name }) => onShare(shared, name),
   };
 }
 
+/** A virtual machine's. */
 export interface MachineVolumes {
   readonly disk: DiskSource;
   readonly seed: DiskSource;
 }
 
-/**
- * Finds the machine's volumes, or undefined unless both are there.
- */
-export async function findVolumes(fuid: string, place: DiskPlace): Promise<MachineVolumes | undefined> {
+/** A container's: the path of its root file system. */
+export interface RootVolume {
+  readonly root: string;
+}
+
+/** The volume that is all of a machine. */
+export function mainVolumeName(fuid: string, { driver }: Pick<DiskPlace, 'driver'>): string {
+  switch (driver) {
+    case 'qemu':
+      return diskVolumeName(fuid);
+    case 'lxc':
+      return rootVolumeName(fuid);
+  }
+}
+
+/** All that there may be of a machine. */
+function volumeNames(fuid: string, driver: Driver): readonly string[] {
+  switch (driver) {
+    case 'qemu':
+      return [diskVolumeName(fuid), seedVolumeName(fuid)];
+    case 'lxc':
+      return [rootVolumeName(fuid), transferVolumeName(fuid)];
+  }
+}
+
+/** Finds the machine's volumes, or undefined unless all are there. */
+export async function findVolumes(fuid: string, place: DiskPlace): Promise<MachineVolumes | RootVolume | undefined> {
   const { connection } = place.via.libvirt;
+  if (place.driver === 'lxc') {
+    const root = await connection.lookupVolume(place.pool, rootVolumeName(fuid));
+    return root && { root: root.key };
+  }
   const [disk, seed] = await Promise.all(
     [diskVolumeName(fuid), seedVolumeName(fuid)].map((name) => connection.lookupVolume(place.pool, name)),
   );
@@ -73,7 +127,7 @@ export async function findVolumes(fuid: string, place: DiskPlace): Promise<Machi
 
 export interface DiskRequest {
   readonly fuid: string;
-  readonly image: string;
+  readonly image: Image;
   readonly storage: StorageKind;
   readonly diskBytes: bigint;
   readonly seed: Uint8Array;
@@ -90,37 +144,39 @@ export async function createVolumes(request: DiskRequest, place: DiskPlace): Pro
 
 async function createDisk({ fuid, image, storage, diskBytes }: DiskRequest, place: DiskPlace): Promise<VolumeRef> {
   const { connection } = place.via.libvirt;
-  const base = await findImage(image, place);
-  const capacity = diskBytes > base.capacityBytes ? diskBytes : base.capacityBytes;
+  const { pool } = place;
+  const capacityBytes = diskBytes > image.capacityBytes ? diskBytes : image.capacityBytes;
   const name = diskVolumeName(fuid);
-  const target = { format: { '@type': 'qcow2' } };
   switch (storage) {
-    case 'Local':
-    case 'Cached': {
+    case 'Local': {
       // An overlay: made in milliseconds, whatever the image's size.
-      const xml = buildXml({
-        volume: {
-          name,
-          capacity: { '@unit': 'bytes', '#text': String(capacity) },
-          target,
-          backingStore: { path: base.volume.key, format: { '@type': base.format } },
-        },
-      });
-      return await anew(connection, place.pool, name, () => connection.createVolume(place.pool, xml));
+      const xml = diskXml(name, capacityBytes, { path: image.volume.key, format: { '@type': image.format } });
+      return await anew(connection, pool, name, () => connection.createVolume(pool, xml));
+    }
+    case 'Cached': {
+      // An overlay, too, but libvirt makes none on what it can't open as a file: the domain's definition says what it stands on.
+      const xml = diskXml(name, capacityBytes);
+      return await anew(connection, pool, name, () => connection.createVolume(pool, xml));
     }
     case 'Shared': {
       // A copy: the machine needs nothing of a site's own image pool wherever it goes.
-      const xml = buildXml({
-        volume: { name, capacity: { '@unit': 'bytes', '#text': String(base.capacityBytes) }, target },
-      });
-      const volume = await anew(connection, place.pool, name, () =>
-        connection.createVolumeFrom(place.pool, xml, base.volume),
-      );
-      if (capacity > base.capacityBytes) await connection.resizeVolume(place.pool, name, capacity);
+      const xml = diskXml(name, image.capacityBytes);
+      const volume = await anew(connection, pool, name, () => connection.createVolumeFrom(pool, xml, image.volume));
+      if (capacityBytes > image.capacityBytes) await connection.resizeVolume(pool, name, capacityBytes);
       return volume;
     }
   }
 }
+
+const diskXml = (name: string, capacityBytes: bigint, backingStore?: Xml): string =>
+  buildXml({
+    volume: {
+      name,
+      capacity: { '@unit': 'bytes', '#text': String(capacityBytes) },
+      target: { format: { '@type': 'qcow2' } },
+      ...(backingStore ? { backingStore } : {}),
+    },
+  });
 
 async function createSeed({ fuid, seed }: Pick<DiskRequest, 'fuid' | 'seed'>, place: DiskPlace): Promise<VolumeRef> {
   const { connection } = place.via.libvirt;
@@ -146,18 +202,21 @@ async function* chunks(bytes: Uint8Array): AsyncIterable<Uint8Array> {
 export async function createCopies(fuid: string, from: DiskPlace, to: DiskPlace): Promise<MachineVolumes> {
   const { connection } = to.via.libvirt;
   const name = diskVolumeName(fuid);
-  if (await isSameStorage(fuid, from, to))
-    throw new Error(
-      `pool ${to.pool} of ${hostKey(to.via)} is the same storage as pool ${from.pool} of ${hostKey(from.via)}: a disk can't be copied onto itself; give the hosts pools of their own, or use storage: Shared`,
-    );
+  await refuseSameStorage(fuid, from, to);
   const { capacityBytes } = await from.via.libvirt.connection.volumeInfo(from.pool, name);
-  const capacity = { '@unit': 'bytes', '#text': String(capacityBytes) };
-  const xml = buildXml({ volume: { name, capacity, target: { format: { '@type': 'qcow2' } } } });
+  const xml = diskXml(name, capacityBytes);
   const [disk, seed] = await Promise.all([
     anew(connection, to.pool, name, () => connection.createVolume(to.pool, xml)),
     readVolume(from, seedVolumeName(fuid)).then((bytes) => createSeed({ fuid, seed: bytes }, to)),
   ]);
   return { disk: to.sourceOf(disk), seed: to.sourceOf(seed) };
+}
+
+export async function refuseSameStorage(fuid: string, from: DiskPlace, to: DiskPlace): Promise<void> {
+  if (await isSameStorage(fuid, from, to))
+    throw new Error(
+      `pool ${to.pool} of ${hostKey(to.via)} is the same storage as pool ${from.pool} of ${hostKey(from.via)}: a disk can't be copied onto itself; give the hosts pools of their own${to.driver === 'qemu' ? ', or use storage: Shared' : ''}`,
+    );
 }
 
 /** Deletes one of two copies of a machine's volumes: not if it is the other. */
@@ -169,9 +228,10 @@ export async function deleteCopies(fuid: string, copies: DiskPlace, kept: DiskPl
 export async function isSameStorage(fuid: string, one: DiskPlace, other: DiskPlace): Promise<boolean> {
   const [here, there] = [one.via.libvirt.connection, other.via.libvirt.connection];
   await refresh(there, other.pool);
-  if (!(await there.lookupVolume(other.pool, diskVolumeName(fuid)))) return false;
+  if (!(await there.lookupVolume(other.pool, mainVolumeName(fuid, other)))) return false;
   const name = `isth-${fuid}-probe`;
-  const xml = buildXml({ volume: { name, capacity: '1', target: { format: { '@type': 'raw' } } } });
+  // Nothing in it: the pool may be full, which is why a copy is to be deleted.
+  const xml = buildXml({ volume: { name, capacity: '1', allocation: '0', target: { format: { '@type': 'raw' } } } });
   await anew(there, other.pool, name, () => there.createVolume(other.pool, xml));
   try {
     await refresh(here, one.pool);
@@ -200,21 +260,6 @@ async function readVolume({ via, pool }: DiskPlace, name: string): Promise<Uint8
   return Buffer.concat(parts);
 }
 
-/** What a whole copy of the disk may take: its own bytes and those of the image that it stands on, at most what the guest sees. */
-export async function copySizeBytes(fuid: string, { via, pool, imagePool }: DiskPlace): Promise<bigint> {
-  const { connection } = via.libvirt;
-  const name = diskVolumeName(fuid);
-  const [{ allocationBytes, capacityBytes }, xml] = await Promise.all([
-    connection.volumeInfo(pool, name),
-    connection.volumeXml(pool, name),
-  ]);
-  const backing = parseXml(xml)('volume', 'backingStore', 'path');
-  const images = backing === undefined ? [] : await connection.listVolumes(imagePool);
-  const image = images.find(({ key }) => key === backing);
-  const bytes = allocationBytes + (image ? (await connection.volumeInfo(imagePool, image.name)).allocationBytes : 0n);
-  return bytes < capacityBytes ? bytes : capacityBytes;
-}
-
 /**
  * Creates a volume; one of that name is deleted first: it carries our mark and never was in use. That there is one is looked up: a
  * daemon that is to copy a volume calls it an internal error.
@@ -234,49 +279,13 @@ export async function anew(
   return await create();
 }
 
-interface Image {
-  readonly volume: VolumeRef;
-  readonly format: string;
-  readonly capacityBytes: bigint;
-}
-
-async function findImage(image: string, place: DiskPlace): Promise<Image> {
-  const { connection } = place.via.libvirt;
-  // The tables that people keep images under often name the file with its ending.
-  const found = await firstOf([image, `${image}.qcow2`, `${image}.img`], (name) =>
-    connection.lookupVolume(place.imagePool, name),
-  );
-  if (!found)
-    throw new Waiting(
-      'UnknownImage',
-      `spec.image.name: there is no volume ${image} in pool ${place.imagePool} of host ${hostKey(place.via)}; upload it there or name another`,
-      30_000,
-    );
-  const at = parseXml(await connection.volumeXml(place.imagePool, found.name));
-  return {
-    volume: found,
-    format: at('volume', 'target', 'format', '@type') ?? 'raw',
-    capacityBytes: BigInt(at('volume', 'capacity') ?? '0'),
-  };
-}
-
-async function firstOf<T>(
-  names: readonly string[],
-  find: (name: string) => Promise<T | undefined>,
-): Promise<T | undefined> {
-  for (const name of names) {
-    const found = await find(name);
-    if (found !== undefined) return found;
-  }
-  return undefined;
-}
-
 /** Deletes what the machine has in a place; what is gone already is fine. */
-export async function deleteVolumes(fuid: string, place: Pick<DiskPlace, 'via' | 'pool'>): Promise<void> {
-  const { connection } = place.via.libvirt;
+export async function deleteVolumes(
+  fuid: string,
+  { via, pool, driver }: Pick<DiskPlace, 'via' | 'pool' | 'driver'>,
+): Promise<void> {
+  const { connection } = via.libvirt;
   await Promise.all(
-    [diskVolumeName(fuid), seedVolumeName(fuid)].map((name) =>
-      tolerating(['NO_STORAGE_VOL'], connection.deleteVolume(place.pool, name)),
-    ),
+    volumeNames(fuid, driver).map((name) => tolerating(['NO_STORAGE_VOL'], connection.deleteVolume(pool, name))),
   );
 }

@@ -9,6 +9,12 @@ export type DiskSource =
   | { readonly kind: 'file'; readonly path: string }
   | { readonly kind: 'nfs'; readonly server: string; readonly path: string };
 
+/** An image that a disk stands on: read only, with nothing below it. */
+export interface BaseSource {
+  readonly source: DiskSource;
+  readonly format: 'qcow2' | 'raw';
+}
+
 export interface DomainRequest {
   readonly fuid: string;
   readonly namespace: string;
@@ -19,6 +25,8 @@ export interface DomainRequest {
   /** kvm, or qemu (emulation) where the host has no KVM. */
   readonly virtualisation: 'kvm' | 'qemu';
   readonly disk: DiskSource;
+  /** Of a disk that does not itself name what it stands on. */
+  readonly base?: BaseSource | undefined;
   readonly seed: DiskSource;
   readonly interfaces: readonly (InterfaceRecord & { readonly mtu: number })[];
 }
@@ -41,20 +49,32 @@ export function domainXml(request: DomainRequest): string {
     on_reboot: 'restart',
     on_crash: 'destroy',
   };
+  // Not the datapath: a machine keeps what its first host gave it, wherever it moves. Nor where its disk lies.
+  const alike = deviceXml({ ...request, ...anywhere });
+  return markedXml(request, request.virtualisation, definition, deviceXml(request), alike);
+}
+
+/** The document of a domain, marked as a machine's and with what tells it from an earlier definition; alike: its devices, without what a move may change. */
+export function markedXml(
+  { fuid, namespace, name }: Pick<DomainRequest, 'fuid' | 'namespace' | 'name'>,
+  type: string,
+  definition: Xml,
+  devices: Xml,
+  alike: Xml,
+): string {
   return buildXml({
     domain: {
-      '@type': request.virtualisation,
+      '@type': type,
       ...definition,
-      devices: deviceXml(request),
+      devices,
       metadata: {
         [`${metadataPrefix}:machine`]: {
           [`@xmlns:${metadataPrefix}`]: metadataNamespace,
           '@fuid': fuid,
-          '@namespace': request.namespace,
-          '@name': request.name,
+          '@namespace': namespace,
+          '@name': name,
           '@definition': createHash('sha256')
-            // Not the datapath: a machine keeps what its first host gave it, wherever it moves. Nor where its disk lies.
-            .update(buildXml({ domain: { ...definition, devices: deviceXml({ ...request, ...anywhere }) } }))
+            .update(buildXml({ domain: { ...definition, devices: alike } }))
             .digest('hex')
             .slice(0, 16),
         },
@@ -69,6 +89,7 @@ export const seedTarget = 'vdb';
 const anywhere = {
   datapath: 'system',
   disk: { kind: 'file', path: '' },
+  base: undefined,
   seed: { kind: 'file', path: '' },
 } as const;
 
@@ -80,14 +101,18 @@ const withoutOffloads: Xml = {
   },
 };
 
-function deviceXml({ disk, seed, interfaces, datapath }: DomainRequest): Xml {
+function deviceXml({ disk, base, seed, interfaces, datapath }: DomainRequest): Xml {
   return {
     disk: [
       {
         '@type': diskType(disk),
         '@device': 'disk',
-        driver: { '@name': 'qemu', '@type': 'qcow2', '@cache': 'none', '@discard': 'unmap' },
+        driver: {
+          ...{ '@name': 'qemu', '@type': 'qcow2', '@cache': 'none', '@discard': 'unmap' },
+          ...(base ? { '@copy_on_read': 'on' } : {}),
+        },
         source: sourceXml(disk),
+        ...(base ? { backingStore: baseXml(base) } : {}),
         target: { '@dev': diskTarget, '@bus': 'virtio' },
       },
       {
@@ -115,6 +140,14 @@ function deviceXml({ disk, seed, interfaces, datapath }: DomainRequest): Xml {
     memballoon: { '@model': 'virtio' },
   };
 }
+
+const baseXml = ({ source, format }: BaseSource): Xml => ({
+  '@type': diskType(source),
+  format: { '@type': format },
+  source: sourceXml(source),
+  // The chain ends here, so that libvirt looks for no more of it.
+  backingStore: {},
+});
 
 export const diskType = (source: DiskSource): string => (source.kind === 'file' ? 'file' : 'network');
 

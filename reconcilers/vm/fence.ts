@@ -4,10 +4,10 @@ import type { Directory } from '../common/directory.js';
 import { attempt, isInterruption, Transient, Waiting } from '../common/errors.js';
 import { given } from '../common/given.js';
 import { domainUuid } from '../common/identity.js';
-import { keys, serialise, type HostRef, type Versioned, type VmRecord } from '../common/records.js';
+import { driverOf, keys, serialise, type HostRef, type Versioned, type VmRecord } from '../common/records.js';
 import type { KeyValueStore } from '../../drivers/consul/types.js';
 import { abandoned } from '../fenced.js';
-import { hostKey, type Hosts } from '../host.js';
+import { hostKey, machineLink, type Hosts } from '../host.js';
 import type { Objects } from '../objects.js';
 import { erase } from './erase.js';
 import type { MachinePlan } from './plan.js';
@@ -28,7 +28,7 @@ export function staysFenced(
   record: VmRecord,
   storage: MachinePlan['storage'],
 ): string | undefined {
-  if (record.disk && storage !== 'Shared') return 'its disk is there (storage Local)';
+  if (record.disk && storage !== 'Shared') return `its disk is there (storage ${storage})`;
   if ((spec.runStrategy ?? 'Running') !== 'Running')
     return `it is not meant to run (runStrategy ${spec.runStrategy ?? ''})`;
   return undefined;
@@ -78,7 +78,8 @@ function chooseHost(
   const { placement } = machine.spec;
   const isShared = storage !== 'Local';
   const wanted = placement ? [placement] : [{ site: from.site }, { site: undefined }];
-  const request = { size: plan.size, sites: plan.sites, needsShare: isShared, field: 'spec.placement' };
+  const { size, sites } = plan;
+  const request = { size, sites, driver: driverOf(from), needsShare: isShared, field: 'spec.placement' };
   const sharedWith = isShared ? from.site : undefined;
   let why = '';
   for (const { site, host } of wanted.map((each) => ({ host: undefined, ...each })))
@@ -110,13 +111,15 @@ export async function clearAbandoned(
 ): Promise<Versioned<VmRecord>> {
   const { leftAt = [], ...kept } = record.value;
   const isOwn = (ref: HostRef): boolean => hostKey(ref) === hostKey(record.value);
-  const back = leftAt.filter((ref) => isOwn(ref) || hosts.get(ref)?.qemu?.isConnected === true);
+  const back = leftAt.filter((ref) => isOwn(ref) || machineLink(hosts.get(ref), kept)?.isConnected === true);
   if (back.length === 0) return record;
   await assertOwner();
   for (const ref of back) {
-    const link = hosts.get(ref)?.qemu;
+    const link = machineLink(hosts.get(ref), kept);
     if (link && !isOwn(ref))
-      await attempt('LibvirtFailed', `site ${ref.site}, host ${ref.host}`, () => erase(domainUuid(fuid), link));
+      await attempt('LibvirtFailed', `site ${ref.site}, host ${ref.host}`, () =>
+        erase(domainUuid(fuid), link, driverOf(kept)),
+      );
   }
   const left = leftAt.filter((ref) => !back.includes(ref));
   const next: VmRecord = { ...kept, ...given({ leftAt: left.length > 0 ? left : undefined }) };

@@ -6,18 +6,21 @@ import {
   type CloudInit,
   type FederatedNetwork,
   type FederatedVM,
+  type MachineType,
   type StorageKind,
   type VMTemplate,
 } from '../../crds/index.js';
 import { Stalled, Waiting } from '../common/errors.js';
 import { usable, type Space } from '../common/ip.js';
-import type { NetworkRecord, Role } from '../common/records.js';
+import type { Driver, NetworkRecord, Role } from '../common/records.js';
 import { machineSize, type MachineSize } from './size.js';
 
 /** What a machine's spec comes to, with its template and its networks. */
 export interface MachinePlan {
   /** What its template lets it do beyond others. */
   readonly role: Role | undefined;
+  /** Of libvirt, that runs it. */
+  readonly driver: Driver;
   readonly size: MachineSize;
   readonly image: string;
   readonly storage: StorageKind;
@@ -51,6 +54,8 @@ export interface References {
   readonly networks: ReadonlyMap<string, { object: FederatedNetwork; fuid: string; record: NetworkRecord | undefined }>;
 }
 
+const drivers: Readonly<Record<MachineType, Driver>> = { VirtualMachine: 'qemu', Container: 'lxc' };
+
 /** Pure. Throws Stalled or Waiting, naming the field and the remedy. */
 export function planMachine(machine: FederatedVM, references: References): MachinePlan {
   const { spec } = machine;
@@ -61,8 +66,6 @@ export function planMachine(machine: FederatedVM, references: References): Machi
       `spec.template: there is no VMTemplate ${spec.template}; create it or leave the field out`,
       30_000,
     );
-  if (spec.type === 'Container')
-    throw new Stalled('TypeNotSupported', 'spec.type: Container is not supported by this version; use VirtualMachine');
   const image = spec.image ?? template?.spec.image;
   if (image?.name === undefined)
     throw new Stalled(
@@ -70,14 +73,11 @@ export function planMachine(machine: FederatedVM, references: References): Machi
       'spec.image: url is not supported by this version; put the image into the imagePool of the sites and give its name',
     );
   const storage = spec.storage ?? template?.spec.storage ?? 'Local';
-  if (storage === 'Cached')
-    throw new Stalled(
-      'StorageNotSupported',
-      'spec.storage: Cached is not supported by this version; use Local or Shared',
-    );
+  if (spec.type === 'Container') refuseForContainer(machine, references);
   const networks = spec.networks.map((_, index) => planInterface(machine, index, references));
   return {
     role: template?.spec.role,
+    driver: drivers[spec.type],
     size: machineSize(spec, template?.spec),
     image: image.name,
     storage,
@@ -87,6 +87,22 @@ export function planMachine(machine: FederatedVM, references: References): Machi
       .map(({ record }) => record.sites)
       .reduce((shared, sites) => shared.filter((site) => sites.includes(site))),
   };
+}
+
+/** What LXC can't do. A container that has its place keeps it, whatever becomes of its template. */
+function refuseForContainer({ spec }: FederatedVM, { placed, template: found }: References): void {
+  const template = placed ? undefined : found?.spec;
+  const named = `spec.template: VMTemplate ${spec.template ?? ''}`;
+  if ((spec.storage ?? template?.storage ?? 'Local') !== 'Local')
+    throw new Stalled(
+      'StorageNotSupported',
+      `${spec.storage === undefined ? `${named} says storage: ${template?.storage ?? ''}` : `spec.storage: ${spec.storage}`}, and a container’s root file system is at its host: LXC reads none of a share; make the machine anew with storage: Local`,
+    );
+  if (spec.cloudInit !== undefined || template?.cloudInit !== undefined)
+    throw new Stalled(
+      'CloudInitNotSupported',
+      `${spec.cloudInit === undefined ? `${named} has cloudInit, which` : 'spec.cloudInit:'} a container is not given: libvirt sets its addresses, all else is its image’s; leave it out`,
+    );
 }
 
 function planInterface(machine: FederatedVM, index: number, references: References): PlannedInterface {

@@ -51,3 +51,18 @@ export function phaseOf({ state }: DomainStatus): VMPhase {
       return 'Failed';
   }
 }
+
+/** One whose init ends sooner is not started again at once, over and over. */
+const restedMs = 10_000;
+
+/** How long to wait with a start, in milliseconds, where the guest ended by itself soon after the one before; undefined: not at all. Pure. */
+export function endedSoonMs(
+  { state, reason }: DomainStatus,
+  startedAtMs: number | undefined,
+  nowMs: number,
+): number | undefined {
+  if (state !== 'shutoff' || reason !== constants.DOMAIN_SHUTOFF_SHUTDOWN || startedAtMs === undefined)
+    return undefined;
+  const leftMs = startedAtMs + restedMs - nowMs;
+  return leftMs > 0 ? leftMs : undefined;
+}

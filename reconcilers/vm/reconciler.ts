@@ -2,48 +2,38 @@ import { createHash } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
 import type { FederatedNetwork, FederatedVM, FederatedVMStatus, Site, StorageKind, VMPhase } from '../../crds/index.js';
 import type { KeyValueStore } from '../../drivers/consul/types.js';
-import { constants } from '../../drivers/libvirt/index.js';
 import type { Connection } from '../../drivers/libvirt/types.js';
 import { consul, federatedUid, type Allocator } from '../common/allocation.js';
 import { within } from '../common/deadline.js';
 import type { Directory } from '../common/directory.js';
 import { attempt, isInterruption, messageOf, Stalled, Transient, Waiting } from '../common/errors.js';
-import { domainUuid, metadataNamespace, networkUuid } from '../common/identity.js';
-import { refusedWith, tolerating } from '../common/libvirt.js';
+import { domainUuid, networkUuid } from '../common/identity.js';
 import { interrupted, type Outcome } from '../common/outcome.js';
 import {
+  driverOf,
+  type Driver,
   keys,
-  parseRecord,
   serialise,
-  vmRecord,
   type HostRef,
   type InterfaceRecord,
   type NetworkRecord,
   type Versioned,
   type VmRecord,
 } from '../common/records.js';
-import { parseXml } from '../common/xml.js';
 import type { Dataplane } from '../dataplane/dataplane.js';
 import { isFenced } from '../fenced.js';
-import { hostKey, type Host, type Hosts, type LibvirtLink, type ObservedDomain } from '../host.js';
+import { hostKey, machineLink, type Host, type Hosts, type LibvirtLink, type ObservedDomain } from '../host.js';
 import type { Objects, ReadSecret, RequestMove } from '../objects.js';
+import { orphanedAttempt } from '../migration/orphaned.js';
 import { allocateMachine, permissions, placementOf } from './allocate.js';
-import {
-  createVolumes,
-  deleteVolumes,
-  diskPlace,
-  findVolumes,
-  sharePlace,
-  type DiskPlace,
-  type MachineVolumes,
-} from './disk.js';
-import { domainXml } from './domain.js';
+import { define } from './define.js';
+import { deleteVolumes, diskPlace, sharePlace } from './disk.js';
 import { erase } from './erase.js';
 import { clearAbandoned, restartElsewhere } from './fence.js';
 import { planMachine, type MachinePlan, type References } from './plan.js';
-import { phaseOf, powerAction } from './power.js';
+import { phaseOf } from './power.js';
+import { assertOwner, converge } from './run.js';
 import { schedule } from './schedule.js';
-import { buildSeed } from './seed.js';
 
 export interface MachineDependencies {
   readonly objects: Objects;
@@ -56,6 +46,8 @@ export interface MachineDependencies {
   /** Live read. */
   readonly readSite: (name: string) => Promise<Site | undefined>;
   readonly requestMove: RequestMove;
+  /** Carries a move whose VMMigration is gone one step on, and answers how it stands. */
+  readonly endOrphaned: (machine: FederatedVM, record: VmRecord, attempt: string) => Promise<string>;
   /** Runs placements one after the other. */
   readonly placing: <T>(act: () => Promise<T>) => Promise<T>;
   /** Milliseconds, monotonic. */
@@ -64,12 +56,8 @@ export interface MachineDependencies {
 
 type Status = Omit<FederatedVMStatus, 'conditions' | 'observedGeneration'>;
 
-/** A guest that ignores the power button for this long is switched off. */
-const shutdownGraceMs = 60_000;
 /** libvirt adds the port before a start returns; the switch's word of it comes a moment later. */
 const portPatienceMs = 3_000;
-
-const shutdownAsked = new Map<string, number>();
 
 /** Makes the machine exist at its place and do what runStrategy says, or, once deleted, not exist at all. */
 export async function reconcileMachine(
@@ -145,6 +133,7 @@ async function place(
     const target = schedule(
       {
         size: plan.size,
+        driver: plan.driver,
         sites: plan.sites,
         site: machine.spec.placement?.site,
         host: machine.spec.placement?.host,
@@ -160,14 +149,14 @@ async function place(
 
 /** The machine's domain where the record has it, as the daemon's events tell. */
 function observe(fuid: string, record: VmRecord, { hosts }: MachineDependencies): ObservedDomain | undefined {
-  const link = hosts.get(record)?.qemu;
+  const link = machineLink(hosts.get(record), record);
   return link?.isConnected ? link.domains.get(domainUuid(fuid)) : undefined;
 }
 
 function unobservedPhase(record: VmRecord | undefined, { hosts }: MachineDependencies): VMPhase {
   if (!record) return 'Pending';
   if (record.phase === 'Moving') return 'Migrating';
-  return hosts.get(record)?.qemu?.isConnected ? 'Provisioning' : 'Unknown';
+  return machineLink(hosts.get(record), record)?.isConnected ? 'Provisioning' : 'Unknown';
 }
 
 async function ensure(
@@ -177,6 +166,11 @@ async function ensure(
   found: Versioned<VmRecord>,
   dependencies: MachineDependencies,
 ): Promise<Outcome<Status>> {
+  const orphaned = orphanedAttempt(machine, found.value, dependencies.objects);
+  if (orphaned !== undefined) {
+    const message = await dependencies.endOrphaned(machine, found.value, orphaned);
+    return working(statusOf(machine, fuid, found.value, 'Migrating', plan), 'MoveWithoutMigration', message, 500);
+  }
   if (found.value.phase === 'Moving') {
     const { target } = found.value;
     return working(
@@ -219,12 +213,12 @@ async function ensure(
       `Site ${host.site}, where the machine is, no longer exists; create it again`,
       10_000,
     );
-  const disks = diskPlace(host, site, record.value.storage ?? plan.storage, dependencies.hosts);
+  const disks = diskPlace(host, site, record.value.storage ?? plan.storage, driverOf(record.value), dependencies.hosts);
   requireNetworks(record.value, host);
   const uuid = domainUuid(fuid);
   const at = `site ${host.site}, host ${host.host}`;
   const restart = await attempt('LibvirtFailed', at, () =>
-    define(machine, fuid, plan, record, disks, host, connection, dependencies),
+    define(machine, fuid, plan, record, disks, host, site, connection, dependencies),
   );
   const domain = link.domains.get(uuid) ?? {
     ...(await attempt('LibvirtFailed', at, () => connection.domainState(uuid))),
@@ -281,7 +275,7 @@ function reach(
       30_000,
     );
   const host = hosts.get(record);
-  const link = host?.qemu;
+  const link = machineLink(host, record);
   if (!host || !link?.isConnected)
     throw new Transient(
       'SiteUnreachable',
@@ -294,8 +288,9 @@ function reach(
 function refuseDouble(fuid: string, record: VmRecord, { hosts }: MachineDependencies): void {
   for (const host of hosts.all()) {
     // What a host that is away held when it was last seen proves nothing.
-    if (hostKey(host) === hostKey(record) || !host.qemu?.isConnected) continue;
-    const stray = host.qemu.domains.get(domainUuid(fuid));
+    const link = machineLink(host, record);
+    if (hostKey(host) === hostKey(record) || !link?.isConnected) continue;
+    const stray = link.domains.get(domainUuid(fuid));
     if (stray?.state === 'running')
       throw new Stalled(
         'RunsElsewhere',
@@ -346,218 +341,6 @@ function requireNetworks(record: VmRecord, host: Host): void {
       'NetworkNotReady',
       `FederatedNetwork ${missing.name} is not up at site ${host.site}, host ${host.host} yet`,
       2_000,
-    );
-}
-
-/** Makes volumes and definition right. Returns what a restart would change in a running domain. */
-async function define(
-  machine: FederatedVM,
-  fuid: string,
-  plan: MachinePlan,
-  record: Versioned<VmRecord>,
-  disks: DiskPlace,
-  host: Host,
-  connection: Connection,
-  dependencies: MachineDependencies,
-): Promise<string | undefined> {
-  const uuid = domainUuid(fuid);
-  const seen = host.qemu?.domains.get(uuid);
-  let volumes = record.value.disk ? await findVolumes(fuid, disks) : undefined;
-  if (!volumes) {
-    if (record.value.disk)
-      throw new Stalled(
-        'DiskMissing',
-        `pool ${disks.pool} of host ${hostKey(disks.via)}: the machine's disk or seed is gone; restore volume isth-${fuid}-root.qcow2, or delete the machine`,
-      );
-    await assertNoDisk(fuid, record.value, connection, dependencies);
-    volumes = await provision(machine, fuid, plan, record.value, disks, dependencies);
-    const definition = domainFor(machine, fuid, plan, record.value, volumes, host, await virtualisationOf(connection));
-    await Promise.all([markDisk(fuid, record, dependencies), connection.defineDomain(definition)]);
-    return undefined;
-  }
-  const definition = domainFor(machine, fuid, plan, record.value, volumes, host, await virtualisationOf(connection));
-  if (!seen) {
-    await connection.defineDomain(definition);
-    return undefined;
-  }
-  const current = await definitionOf(uuid, connection);
-  if (current === parseXml(definition)('domain', 'metadata', 'isthmus:machine', '@definition')) return undefined;
-  if (current === 'transient') {
-    // Undefined by hand while it runs: it would be gone with its next power-off.
-    await connection.defineDomain(definition);
-    return undefined;
-  }
-  if (phaseOf(seen) !== 'Stopped' && phaseOf(seen) !== 'Failed')
-    return 'flavor, resources or networks changed; stop and start the machine (runStrategy) for it to take effect';
-  await connection.defineDomain(definition);
-  return undefined;
-}
-
-/** The definition's mark in the domain's persistent configuration; transient if it has none. */
-async function definitionOf(uuid: string, connection: Connection): Promise<string | undefined> {
-  let metadata: string | undefined;
-  try {
-    metadata = await connection.domainMetadata(uuid, metadataNamespace, constants.DOMAIN_AFFECT_CONFIG);
-  } catch (error) {
-    if (refusedWith(error, 'OPERATION_INVALID')) return 'transient';
-    throw error;
-  }
-  if (metadata === undefined) return undefined;
-  const at = parseXml(metadata);
-  return at('machine', '@definition') ?? at('isthmus:machine', '@definition');
-}
-
-/** Volumes are made anew only for a machine that never ran: our copy of the record may be old, so Consul's leader and the daemon are asked. */
-async function assertNoDisk(
-  fuid: string,
-  record: VmRecord,
-  connection: Connection,
-  { store }: MachineDependencies,
-): Promise<void> {
-  const [entry, state] = await Promise.all([
-    consul('asking whether the machine has a disk', () => store.get(keys.vm(fuid))),
-    tolerating(['NO_DOMAIN'], connection.domainState(domainUuid(fuid))),
-  ]);
-  const live = entry && parseRecord(vmRecord, entry).value;
-  if (live?.phase !== 'Owned' || hostKey(live) !== hostKey(record) || live.disk)
-    throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
-  if (state && phaseOf(state) !== 'Stopped')
-    throw new Stalled(
-      'DiskInUse',
-      `host ${hostKey(record)}: the machine's domain is ${state.state} though no disk is on record; look at it before anything is made`,
-    );
-}
-
-async function provision(
-  machine: FederatedVM,
-  fuid: string,
-  plan: MachinePlan,
-  record: VmRecord,
-  disks: DiskPlace,
-  { readSecret }: MachineDependencies,
-): Promise<MachineVolumes> {
-  const seed = await buildSeed(machine, fuid, plan.cloudInit, plan.networks, record.interfaces, readSecret);
-  return await createVolumes(
-    { fuid, image: plan.image, storage: plan.storage, diskBytes: plan.size.diskBytes, seed },
-    disks,
-  );
-}
-
-function domainFor(
-  machine: FederatedVM,
-  fuid: string,
-  plan: MachinePlan,
-  record: VmRecord,
-  volumes: MachineVolumes,
-  { spec }: Host,
-  virtualisation: 'kvm' | 'qemu',
-): string {
-  const mtus = new Map(plan.networks.map((network) => [network.fuid, network.record.mtu]));
-  return domainXml({
-    fuid,
-    namespace: machine.metadata.namespace,
-    name: machine.metadata.name,
-    size: plan.size,
-    datapath: spec.ovs.datapathType ?? 'system',
-    virtualisation,
-    ...volumes,
-    interfaces: record.interfaces.map((each) => ({ ...each, mtu: mtus.get(each.network) ?? 1500 })),
-  });
-}
-
-const virtualisations = new WeakMap<Connection, Promise<'kvm' | 'qemu'>>();
-
-/** What the host's daemon offers for x86-64 guests; asked once a connection. */
-async function virtualisationOf(connection: Connection): Promise<'kvm' | 'qemu'> {
-  let known = virtualisations.get(connection);
-  if (!known) {
-    known = connection.capabilities().then((xml) => (/<domain type='kvm'\/?>/.test(xml) ? 'kvm' : 'qemu'));
-    virtualisations.set(connection, known);
-    known.catch(() => virtualisations.delete(connection));
-  }
-  return await known;
-}
-
-/** From here on a missing disk is data loss to report. */
-async function markDisk(
-  fuid: string,
-  { value, index }: Versioned<VmRecord>,
-  { store }: MachineDependencies,
-): Promise<void> {
-  const record: VmRecord = { ...value, disk: true };
-  const result = await consul('recording the disk', () =>
-    store.transact([{ verb: 'cas', key: keys.vm(fuid), value: serialise(record), index }]),
-  );
-  if (!result.ok) throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
-}
-
-interface Power {
-  readonly domain: ObservedDomain;
-  readonly waiting?: { readonly reason: string; readonly message: string; readonly afterMs?: number };
-}
-
-async function converge(
-  machine: FederatedVM,
-  fuid: string,
-  domain: ObservedDomain,
-  connection: Connection,
-  record: Versioned<VmRecord>,
-  dependencies: MachineDependencies,
-): Promise<Power> {
-  const { uuid } = domain;
-  const wanted = machine.spec.runStrategy ?? 'Running';
-  const action = powerAction(wanted, domain);
-  if (action !== 'shutdown' && action !== 'wait') shutdownAsked.delete(uuid);
-  switch (action) {
-    case 'none':
-      return { domain };
-    case 'wait':
-      return {
-        domain,
-        waiting: {
-          reason: phaseOf(domain),
-          message: `the domain is ${domain.state} (reason ${String(domain.reason)}), wanted ${wanted}`,
-          afterMs: 5_000,
-        },
-      };
-    case 'start':
-    case 'startPaused': {
-      await assertOwner(fuid, record.value, dependencies);
-      const flags = action === 'startPaused' ? constants.DOMAIN_START_PAUSED : 0;
-      await tolerating(['OPERATION_INVALID'], connection.startDomain(uuid, flags));
-      return { domain: { ...domain, ...(await connection.domainState(uuid)) } };
-    }
-    case 'resume':
-      await assertOwner(fuid, record.value, dependencies);
-      await tolerating(['OPERATION_INVALID'], connection.resumeDomain(uuid));
-      return { domain: { ...domain, ...(await connection.domainState(uuid)) } };
-    case 'suspend':
-      await tolerating(['OPERATION_INVALID'], connection.suspendDomain(uuid));
-      return { domain: { ...domain, ...(await connection.domainState(uuid)) } };
-    case 'shutdown': {
-      const asked = shutdownAsked.get(uuid);
-      const waiting = { reason: 'Stopping', message: 'the guest was asked to shut down', afterMs: 2_000 };
-      if (asked === undefined) {
-        shutdownAsked.set(uuid, dependencies.now());
-        await tolerating(['OPERATION_INVALID'], connection.shutdownDomain(uuid));
-        return { domain, waiting };
-      }
-      if (dependencies.now() - asked < shutdownGraceMs) return { domain, waiting };
-      shutdownAsked.delete(uuid);
-      await tolerating(['OPERATION_INVALID'], connection.destroyDomain(uuid));
-      return { domain: { ...domain, ...(await connection.domainState(uuid)) } };
-    }
-  }
-}
-
-/** Asks Consul's leader, not our copy: nobody but the owner may start a machine. */
-async function assertOwner(fuid: string, record: VmRecord, { store }: MachineDependencies): Promise<void> {
-  const entry = await consul('asking who owns the machine', () => store.get(keys.vm(fuid)));
-  const owner = entry && parseRecord(vmRecord, entry).value;
-  if (owner?.phase !== 'Owned' || hostKey(owner) !== hostKey(record))
-    throw new Transient(
-      'OwnerChanged',
-      `the machine now belongs to ${owner ? `${hostKey(owner)} (${owner.phase})` : 'nobody'}`,
     );
 }
 
@@ -640,22 +423,45 @@ async function remove(machine: FederatedVM, fuid: string, dependencies: MachineD
     ...working(statusOf(machine, fuid, record.value, 'Deleting'), 'Deleting', message, 2_000),
     conditions: [{ type: 'DeletionBlocked', status: 'True', reason, message }],
   });
+  const orphaned = orphanedAttempt(machine, record.value, dependencies.objects);
+  if (orphaned !== undefined && record.value.phase === 'Moving')
+    return blocked('MoveWithoutMigration', await dependencies.endOrphaned(machine, record.value, orphaned));
   if (record.value.phase === 'Moving')
     return blocked('Migrating', 'a migration of the machine is being cancelled first');
   if (record.value.phase === 'Owned') await markDeleting(fuid, record, dependencies);
   const host = hosts.get(record.value);
-  if (!host?.qemu?.isConnected && !isOff(record.value, dependencies))
+  if (!machineLink(host, record.value)?.isConnected && !isOff(record.value, dependencies))
     return blocked(
       'SiteUnreachable',
       `waiting for site ${record.value.site} to answer, to remove the machine from host ${record.value.host}`,
     );
   try {
-    const holders = [...hosts.all()].filter((each) => each === host || each.qemu?.domains.has(domainUuid(fuid)));
-    await Promise.all(holders.flatMap(({ qemu }) => (qemu ? [erase(domainUuid(fuid), qemu)] : [])));
-    await removeVolumes(record.value.storage ?? machine.spec.storage, fuid, record.value.site, host, dependencies);
+    const uuid = domainUuid(fuid);
+    const holders = [...hosts.all()].flatMap((each) => {
+      const link = machineLink(each, record.value);
+      return link && (each === host || link.domains.has(uuid)) ? [link] : [];
+    });
+    await Promise.all(holders.map((link) => erase(uuid, link, driverOf(record.value))));
+    const driver = driverOf(record.value);
+    await removeVolumes(
+      record.value.storage ?? machine.spec.storage,
+      fuid,
+      record.value.site,
+      driver,
+      host,
+      dependencies,
+    );
     const { left, source } = record.value.last ?? {};
-    if (source) connected(source, dependencies);
-    if (left) await removeVolumes(left.storage, fuid, left.site, connected(left, dependencies), dependencies);
+    if (source) connected(source, record.value, dependencies);
+    if (left)
+      await removeVolumes(
+        left.storage,
+        fuid,
+        left.site,
+        driver,
+        connected(left, record.value, dependencies),
+        dependencies,
+      );
   } catch (error) {
     if (isInterruption(error)) return blocked(error.reason, error.message);
     const { site, host: name } = record.value;
@@ -678,10 +484,10 @@ async function markDeleting(
 }
 
 /** The host, to remove what a move has left there; undefined for one that is off for good. */
-function connected(ref: HostRef, dependencies: MachineDependencies): Host | undefined {
+function connected(ref: HostRef, record: VmRecord, dependencies: MachineDependencies): Host | undefined {
   const { hosts } = dependencies;
   const host = hosts.get(ref);
-  if (host?.qemu?.isConnected) return host;
+  if (machineLink(host, record)?.isConnected) return host;
   if (hosts.inUse(ref.site)?.includes(ref.host) === false) return undefined;
   throw new Waiting(
     'SiteUnreachable',
@@ -695,11 +501,13 @@ async function removeVolumes(
   storage: StorageKind | undefined,
   fuid: string,
   siteName: string,
+  driver: Driver,
   host: Host | undefined,
   { objects, hosts }: MachineDependencies,
 ): Promise<void> {
   const site = objects.site(siteName);
   if (!site) return;
-  if (host && storage !== 'Shared') await deleteVolumes(fuid, diskPlace(host, site, 'Local', hosts));
-  if (storage !== 'Local' && site.spec.storage?.shared) await deleteVolumes(fuid, sharePlace(site, hosts));
+  if (host && storage !== 'Shared') await deleteVolumes(fuid, diskPlace(host, site, 'Local', driver, hosts));
+  if ((storage ?? 'Shared') === 'Shared' && site.spec.storage?.shared)
+    await deleteVolumes(fuid, sharePlace(site, hosts));
 }

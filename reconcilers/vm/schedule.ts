@@ -1,7 +1,7 @@
 import { quantity, type FederatedVM, type Site, type SiteHost } from '../../crds/index.js';
 import type { Directory } from '../common/directory.js';
 import { Waiting } from '../common/errors.js';
-import type { HostRef, VmRecord } from '../common/records.js';
+import type { Driver, HostRef, VmRecord } from '../common/records.js';
 import { hostKey } from '../host.js';
 import type { Objects } from '../objects.js';
 import { machineSize, type MachineSize } from './size.js';
@@ -9,6 +9,8 @@ import { machineSize, type MachineSize } from './size.js';
 /** What is asked of a place. */
 export interface PlacementRequest {
   readonly size: MachineSize;
+  /** Of libvirt, that the host has to offer. */
+  readonly driver: Driver;
   /** Sites that the machine's networks span. */
   readonly sites: readonly string[];
   readonly site: string | undefined;
@@ -79,7 +81,7 @@ function assess(
     if (site.metadata.deletionTimestamp !== undefined) return 'the site is being deleted';
     if (site.spec.maintenance || host.maintenance) return 'in maintenance';
     if (host.fenced) return 'fenced';
-    if (!host.libvirt.qemu) return 'has no libvirt.qemu';
+    if (!host.libvirt[request.driver]) return `has no libvirt.${request.driver}`;
     if (request.needsShare && !site.spec.storage?.shared) return 'the site has no storage.shared';
     if (shared && !sharesDisks(shared, site)) return `has another storage.shared than ${shared.metadata.name}`;
     if (!status?.ready) return `not ready (${status?.reason ?? 'not looked at yet'})`;

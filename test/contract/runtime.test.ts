@@ -278,7 +278,7 @@ describe('finalizers', () => {
     await api.patch(WIDGETS, key('a'), { metadata: { finalizers: ['example.org/other'] } });
     expect(await ensureFinalizer(api, WIDGETS, metadata, FINALIZER)).toBe(true);
     expect(await finalizers('a')).toEqual(['example.org/other', FINALIZER]);
-    await removeFinalizer(api, WIDGETS, { ...metadata, finalizers: [FINALIZER] }, FINALIZER);
+    expect(await removeFinalizer(api, WIDGETS, { ...metadata, finalizers: [FINALIZER] }, FINALIZER)).toBe(true);
     expect(await finalizers('a')).toEqual(['example.org/other']);
     await api.patch(WIDGETS, key('a'), { metadata: { finalizers: null } });
   });
@@ -292,7 +292,7 @@ describe('finalizers', () => {
     expect(await ensureFinalizer(api, WIDGETS, metadata, FINALIZER)).toBe(false);
     await create('b');
     expect(await ensureFinalizer(api, WIDGETS, metadata, FINALIZER)).toBe(false);
-    await removeFinalizer(api, WIDGETS, { ...metadata, finalizers: [FINALIZER] }, FINALIZER);
+    expect(await removeFinalizer(api, WIDGETS, { ...metadata, finalizers: [FINALIZER] }, FINALIZER)).toBe(false);
     expect(await finalizers('b')).toBeUndefined();
   });
 });

@@ -6,7 +6,7 @@ import {
   apply,
   condition,
   consulDump,
-  deleteAll,
+  deleteObjects,
   eventually,
   get,
   guest,
@@ -58,7 +58,7 @@ describe('claims', () => {
   afterEach(async () => {
     for (const pid of paused.splice(0)) process.kill(pid, 'SIGCONT');
     await run('lab/up', []);
-    await deleteAll();
+    await deleteObjects();
     await apply([namespace(ns)]);
   }, 120_000);
 

@@ -1,18 +1,20 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { kinds } from '../../crds/index.js';
 import {
+  applySamples,
   applySites,
   condition,
-  deleteAll,
+  deleteObjects,
   eventually,
   get,
-  gone,
   kubectl,
   list,
+  objectsGone,
   report,
   sites,
   startOperator,
   stopOperator,
+  tenantsGone,
   title,
   waitReady,
   world,
@@ -32,7 +34,7 @@ beforeAll(async () => {
 afterAll(async () => await stopOperator(operator), 90_000);
 
 beforeEach(async () => {
-  await kubectl('apply', '-k', 'manifests/samples');
+  await applySamples();
   for (const tenant of tenants) {
     await waitReady(kinds.FederatedNetwork, '--namespace', tenant);
     await waitReady(kinds.FederatedVM, '--namespace', tenant);
@@ -42,7 +44,7 @@ beforeEach(async () => {
 }, 90_000);
 
 afterEach(async () => {
-  await deleteAll();
+  await deleteObjects();
   await applySites();
   await waitReady(kinds.Site);
 }, 90_000);
@@ -52,9 +54,9 @@ const deleteIn = async (resource: string): Promise<void> => {
 };
 
 describe('deleting the samples leaves the world as it was', () => {
-  const orders: { order: string; reason: string; delete: () => Promise<void> }[] = [
+  const orders: { order: string; reason: string; delete: () => Promise<void>; gone: () => Promise<void> }[] = [
     {
-      order: 'machines, then networks, then namespaces',
+      order: 'machines, then networks',
       reason: 'the order of a careful user',
       delete: async () => {
         await deleteIn('federatedvms.isthmus.dev');
@@ -62,11 +64,9 @@ describe('deleting the samples leaves the world as it was', () => {
           expect((await list('federatedvms.isthmus.dev')).map(title)).toEqual([]);
         });
         await deleteIn('federatednetworks.isthmus.dev');
-        await eventually('no network is left', async () => {
-          expect((await list('federatednetworks.isthmus.dev')).map(title)).toEqual([]);
-        });
-        await kubectl('delete', 'namespace', ...tenants, '--wait=false');
+        await deleteIn('vmmigrations.isthmus.dev');
       },
+      gone: objectsGone,
     },
     {
       order: 'networks first',
@@ -80,11 +80,9 @@ describe('deleting the samples leaves the world as it was', () => {
         });
         expect(condition(await get(kinds.FederatedVM, 'acme/db-1'), 'Ready')?.status).toBe('True');
         await deleteIn('federatedvms.isthmus.dev');
-        await eventually('no network is left', async () => {
-          expect((await list('federatednetworks.isthmus.dev')).map(title)).toEqual([]);
-        });
-        await kubectl('delete', 'namespace', ...tenants, '--wait=false');
+        await deleteIn('vmmigrations.isthmus.dev');
       },
+      gone: objectsGone,
     },
     {
       order: 'namespaces at once',
@@ -92,11 +90,12 @@ describe('deleting the samples leaves the world as it was', () => {
       delete: async () => {
         await kubectl('delete', 'namespace', ...tenants, '--wait=false');
       },
+      gone: tenantsGone,
     },
   ];
   it.each(orders)(
     '$order: $reason',
-    async ({ order, delete: act }) => {
+    async ({ order, delete: act, gone }) => {
       const from = performance.now();
       await act();
       await gone();
@@ -107,14 +106,14 @@ describe('deleting the samples leaves the world as it was', () => {
   );
 
   it('everything at once, the Sites too: nothing of ours is left on any host', async () => {
-    const [siteNames, namespaces] = [[...sites], [...tenants]];
-    await kubectl('delete', 'sites.isthmus.dev', ...siteNames, '--wait=false');
+    await kubectl('delete', 'sites.isthmus.dev', ...sites, '--wait=false');
     await eventually('a site names what is still there', async () => {
       const blocked = condition(await get(kinds.Site, 'lisbon'), 'DeletionBlocked');
       expect(blocked?.message).toMatch(/acme\/(app-1|blue)/);
     });
-    await kubectl('delete', 'namespace', ...namespaces, '--wait=false');
-    await gone();
+    for (const { plural, group } of [kinds.VMMigration, kinds.FederatedNetwork, kinds.FederatedVM])
+      await deleteIn(`${plural}.${group}`);
+    await objectsGone();
     await eventually('no Site is left', async () => expect((await list('sites.isthmus.dev')).map(title)).toEqual([]));
     const after = await world();
     expect(after['consul']?.filter((line) => line.startsWith('isthmus/'))).toEqual([]);

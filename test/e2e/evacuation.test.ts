@@ -5,7 +5,7 @@ import {
   apply,
   condition,
   consulDump,
-  deleteAll,
+  deleteObjects,
   eventually,
   get,
   guest,
@@ -49,7 +49,7 @@ afterAll(async () => {
   await run('lab/up', []);
   for (const site of ['valencia', 'saopaulo']) await patchSite(site, { maxMigrations: null, maintenance: null });
   if ((await spareIndex()) >= 0) await patchSpare('add', '/fenced', false);
-  await deleteAll().catch(() => undefined);
+  await deleteObjects().catch(() => undefined);
   if ((await spareIndex()) >= 0) await patchSpare('remove', '');
   await eventually('the spare host is forgotten', async () => {
     const value = (await consulDump('isthmus/site/lisbon')).get('isthmus/site/lisbon');
@@ -96,7 +96,7 @@ describe('three migrations where a site lets one machine move at a time', () => 
   it('go one after the other, the higher priority first', async () => {
     await patchSite('valencia', { maxMigrations: 1 });
     // Slow enough that the others come while it copies.
-    await apply([migration('first', { policy: { bandwidthMiBps: 10 } })]);
+    await apply([migration('first', { policy: { bandwidthMiBps: 20 } })]);
     await eventually('the first copies', async () =>
       expect((await migrationOf('first')).status?.phase).toBe('Copying'),
     );

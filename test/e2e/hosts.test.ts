@@ -6,7 +6,7 @@ import {
   apply,
   condition,
   consulDump,
-  deleteAll,
+  deleteObjects,
   edgeTargets,
   eventually,
   find,
@@ -65,7 +65,7 @@ afterAll(async () => {
   // Whatever failed: its daemon runs, its wire is plugged in, and no Site names it.
   await inWan('up');
   await run('lab/up', []);
-  await deleteAll().catch(() => undefined);
+  await deleteObjects().catch(() => undefined);
   if ((await lisbon()).spec.hosts.length > 1) await leave();
   await eventually('the spare host is forgotten', forgotten, 60_000).finally(async () => await stopOperator(operator));
 }, 240_000);
@@ -514,7 +514,7 @@ describe('a host that leaves its site', () => {
   }, 60_000);
 
   it('leaves nothing behind', async () => {
-    await deleteAll();
+    await deleteObjects();
     await eventually('the world is as it was', forgotten);
   }, 90_000);
 });

@@ -24,6 +24,7 @@ import {
   sites,
   startOperator,
   stopOperator,
+  volumesOf,
   waitReady,
   whereabouts,
   type Manifest,
@@ -210,6 +211,15 @@ async function killOperator(name: string): Promise<void> {
   operator = await Operator.start({ leaderElect: false });
 }
 
+async function removeByForce(name: string): Promise<void> {
+  await remove(kinds.VMMigration, `${ns}/${name}`);
+  const none = '--patch={"metadata":{"finalizers":null}}';
+  // An operator that is there may be done with it before.
+  const patched = kubectl('patch', 'vmmigration', name, `--namespace=${ns}`, '--type=merge', none);
+  await patched.catch((error: unknown) => expect(String(error)).toContain('NotFound'));
+  expect(await find(kinds.VMMigration, `${ns}/${name}`)).toBeUndefined();
+}
+
 function expectSucceeded({ vmig, pings, before, after }: Moved, from: SiteName, to: SiteName): void {
   const { status } = vmig;
   expect(status).toMatchObject({
@@ -313,6 +323,21 @@ describe('a migration that is not wanted any more', () => {
         );
       },
     },
+    {
+      how: 'taking its finalizer off',
+      reason: 'who carries it sees that it is gone',
+      end: async (name: string): Promise<void> => await removeByForce(name),
+    },
+    {
+      how: 'taking its finalizer off while there is no operator',
+      reason: 'the machine’s own controller ends the move, or nobody could',
+      end: async (name: string): Promise<void> => {
+        await operator?.kill();
+        operator = undefined;
+        await removeByForce(name);
+        operator = await Operator.start({ leaderElect: false });
+      },
+    },
   ];
   it.each(ways)(
     '$how leaves the machine at the source and nothing at the target: $reason',
@@ -339,6 +364,9 @@ describe('a migration that is not wanted any more', () => {
         );
         expect((await untilOver('next', 10_000)).status?.phase).toBe('Cancelled');
         await end('unwanted');
+        await eventually('the move is over', async () =>
+          expect((await ownership((await identity()).uid)).phase).toBe('Owned'),
+        );
         await expectOnlyAt('valencia');
         const after = await boot();
         const fault = panicOf(console.text);
@@ -361,22 +389,7 @@ async function written(): Promise<string> {
   return (await guest(mover, `echo 3 >/proc/sys/vm/drop_caches; ${read}`, 20_000)).stdout.trim();
 }
 
-/** Where the machine's volumes are: pool and site of each. */
-async function volumes(): Promise<string[]> {
-  const { uid } = await identity();
-  const found = await Promise.all(
-    sites.flatMap((site) =>
-      ['default', 'shared'].map(async (pool) => {
-        const list = ['sh', '-c', `virsh -q pool-refresh ${pool} >/dev/null 2>&1 && virsh -q vol-list ${pool} || true`];
-        return (await inSite(site, ...list))
-          .split('\n')
-          .filter((line) => line.includes(uid))
-          .map((line) => `${/isth-[0-9a-f-]{36}-(\w+)/.exec(line)?.[1] ?? ''} ${pool} ${site}`);
-      }),
-    ),
-  );
-  return found.flat().sort();
-}
+const volumes = async (): Promise<string[]> => await volumesOf((await identity()).uid);
 const diskAt = (pool: string, site: SiteName): string[] => [`root ${pool} ${site}`, `seed ${pool} ${site}`];
 
 async function powerCycle(): Promise<void> {

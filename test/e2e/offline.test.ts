@@ -7,22 +7,23 @@ import {
   find,
   get,
   guest,
-  inSite,
-  kubectl,
   machine,
   manifest,
+  type Manifest,
   namespace,
   type Operator,
   ownership,
+  patchSpec,
   remove,
   report,
+  setRunStrategy,
   type SiteName,
   sites,
   startOperator,
   stopOperator,
+  volumesOf,
   waitReady,
   whereabouts,
-  type Manifest,
 } from '../support/lab.js';
 
 const ns = 'offline';
@@ -43,20 +44,9 @@ beforeAll(async () => {
 }, 90_000);
 
 afterAll(async () => {
-  await kubectl('patch', 'sites.isthmus.dev', 'saopaulo', '--type=merge', '--patch={"spec":{"maintenance":null}}');
+  await patchSpec(kinds.Site, 'saopaulo', { maintenance: null });
   await stopOperator(operator);
 }, 90_000);
-
-const patch = async (kind: string, name: string, spec: object): Promise<string> =>
-  await kubectl('patch', kind, name, `--namespace=${ns}`, '--type=merge', `--patch=${JSON.stringify({ spec })}`);
-
-async function set(name: string, runStrategy: 'Running' | 'Stopped'): Promise<void> {
-  await patch('fvm', name, { runStrategy });
-  await eventually(`${name} is ${runStrategy}`, async () => {
-    const object = await get(kinds.FederatedVM, `${ns}/${name}`);
-    expect([object.status?.phase, condition(object, 'Ready')?.status]).toEqual([runStrategy, 'True']);
-  });
-}
 
 async function begin(vmName: string, site: SiteName, more: Manifest = {}): Promise<string> {
   const name = `${vmName}-to-${site}`;
@@ -77,22 +67,6 @@ async function over(name: string): Promise<VMMigration> {
   );
 }
 
-/** Where the machine's volumes are: pool and site of each. */
-async function volumes(uid: string): Promise<string[]> {
-  const found = await Promise.all(
-    sites.flatMap((site) =>
-      ['default', 'shared'].map(async (pool) => {
-        const list = `virsh -q pool-refresh ${pool} >/dev/null 2>&1 && virsh -q vol-list ${pool} || true`;
-        return (await inSite(site, 'sh', '-c', list))
-          .split('\n')
-          .filter((line) => line.includes(uid))
-          .map((line) => `${/isth-[0-9a-f-]{36}-(\w+)/.exec(line)?.[1] ?? ''} ${pool} ${site}`);
-      }),
-    ),
-  );
-  return found.flat().sort();
-}
-
 async function expectOnlyAt(name: string, site: SiteName, pool: string, poolSite = site): Promise<void> {
   const { metadata, status } = await eventually(`${name} is settled`, async () => {
     const object = await get(kinds.FederatedVM, `${ns}/${name}`);
@@ -101,7 +75,7 @@ async function expectOnlyAt(name: string, site: SiteName, pool: string, poolSite
     return object;
   });
   expect(await whereabouts(status?.uuid ?? '')).toEqual([`${site} shut off`]);
-  expect(await volumes(metadata.uid)).toEqual([`root ${pool} ${poolSite}`, `seed ${pool} ${poolSite}`]);
+  expect(await volumesOf(metadata.uid)).toEqual([`root ${pool} ${poolSite}`, `seed ${pool} ${poolSite}`]);
   const record = await ownership(metadata.uid);
   expect(record).toMatchObject({ site, host: 'a', phase: 'Owned' });
   const { attempt, target, mode, copy, last } = record;
@@ -129,7 +103,7 @@ describe('an offline move', () => {
     await guest(own, 'cat /run/ready', 60_000);
     await guest(own, `echo mine | dd of=/dev/vda bs=512 seek=${String(sector)} conv=fsync,notrunc`, 20_000);
     const before = await boot();
-    await set('own', 'Stopped');
+    await setRunStrategy(`${ns}/own`, 'Stopped');
     const name = await begin('own', 'saopaulo', { mode: 'Offline', policy: { bandwidthMiBps: 4 } });
     const percents: number[] = [];
     await eventually('it copies', async () => {
@@ -139,7 +113,7 @@ describe('an offline move', () => {
       expect(status?.transferredBytes).toBeGreaterThan(0);
     });
     // Started meanwhile, it waits until it is there.
-    await patch('fvm', 'own', { runStrategy: 'Running' });
+    await patchSpec(kinds.FederatedVM, `${ns}/own`, { runStrategy: 'Running' });
     const { status } = await over(name);
     report(`offline: ${status?.message ?? ''}`);
     expect(status).toMatchObject({ phase: 'Succeeded', mode: 'Offline', progressPercent: 100, remainingBytes: 0 });
@@ -154,10 +128,10 @@ describe('an offline move', () => {
       'Finalizing',
       'Succeeded',
     ]);
-    await set('own', 'Running');
+    await setRunStrategy(`${ns}/own`, 'Running');
     expect(await boot()).not.toBe(before);
     expect(await written()).toBe('mine');
-    await set('own', 'Stopped');
+    await setRunStrategy(`${ns}/own`, 'Stopped');
     await expectOnlyAt('own', 'saopaulo', 'default');
   }, 120_000);
 
@@ -166,7 +140,7 @@ describe('an offline move', () => {
     await eventually('it copies', async () =>
       expect((await get(kinds.VMMigration, `${ns}/${name}`)).status?.transferredBytes).toBeGreaterThan(0),
     );
-    await patch('vmig', name, { cancel: true });
+    await patchSpec(kinds.VMMigration, `${ns}/${name}`, { cancel: true });
     expect((await over(name)).status).toMatchObject({ phase: 'Cancelled', mode: 'Offline' });
     await expectOnlyAt('own', 'saopaulo', 'default');
     const again = await begin('own', 'lisbon', { policy: { bandwidthMiBps: 1 } });
@@ -185,7 +159,7 @@ describe('an offline move', () => {
   }, 30_000);
 
   it('empties a site of its stopped machines, too', async () => {
-    await kubectl('patch', 'sites.isthmus.dev', 'saopaulo', '--type=merge', '--patch={"spec":{"maintenance":true}}');
+    await patchSpec(kinds.Site, 'saopaulo', { maintenance: true });
     await eventually(
       'it is empty',
       async () => {

@@ -14,6 +14,7 @@ import {
   waitReady,
   type Operator,
   type SiteName,
+  applySamples,
 } from '../support/lab.js';
 import { Capture } from '../support/lab/attack.js';
 
@@ -25,7 +26,7 @@ const found = new Map<string, FederatedVM>();
 
 beforeAll(async () => {
   operator = await startOperator();
-  await kubectl('apply', '-k', 'manifests/samples');
+  await applySamples();
 }, 90_000);
 
 afterAll(async () => await stopOperator(operator), 90_000);

@@ -5,7 +5,7 @@ import {
   apply,
   condition,
   consulDump,
-  deleteAll,
+  deleteObjects,
   eventually,
   get,
   guest,
@@ -105,7 +105,7 @@ describe('an operator that is killed while it creates five networks and five mac
         expect(new Set(claims.map(([, owner]) => owner)).size).toBe(five.length);
       }
       expect(await keysOf('owner')).toHaveLength(2 * five.length);
-      await deleteAll();
+      await deleteObjects();
       expect(await world()).toEqual(before);
     },
     150_000,
@@ -190,7 +190,7 @@ describe('a site whose libvirtd is away', () => {
     );
     report(`lisbon is served ${String(Math.round(performance.now() - returned))} ms after lab/up`);
     expect(await counted()).toBeGreaterThan(secondsBefore);
-    await deleteAll();
+    await deleteObjects();
     expect(await world()).toEqual(before);
   }, 180_000);
 });

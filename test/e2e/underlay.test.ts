@@ -155,20 +155,18 @@ describe('the underlay', () => {
   it('is probed without one write, as long as it is as it was', async () => {
     await waitReady(kinds.FederatedNetwork, '--namespace=underlay');
     await waitReady(kinds.Site);
-    const before = await eventually(
-      'nothing is written for four seconds',
+    // What it finds may have changed once more: a busy machine's lines are slow.
+    await eventually(
+      'nothing is written while it is probed four times',
       async () => {
-        const first = await traces();
-        await sleep(4_000);
-        expect((await traces()).marks).toEqual(first.marks);
-        return first;
+        const before = await traces();
+        const from = performance.now();
+        await sleep(4 * probeSeconds * 1_000);
+        const after = await traces();
+        expect(after.marks).toEqual(before.marks);
+        expect(after.youngestFlowMs).toBeGreaterThan(performance.now() - from - 500);
       },
-      30_000,
+      40_000,
     );
-    const from = performance.now();
-    await sleep(4 * probeSeconds * 1_000);
-    const after = await traces();
-    expect(after.marks).toEqual(before.marks);
-    expect(after.youngestFlowMs).toBeGreaterThan(performance.now() - from - 500);
   }, 60_000);
 });

@@ -1,8 +1,8 @@
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { eventually, Operator, project, report, startOperator, stopOperator } from '../support/lab.js';
-import { effectsFile, firedFile, planFile, ways, type Fault, type Plan } from './injector.js';
+import { effectsFile, firedFile, linesOf, planFile, ways, type Fault, type Plan } from './injector.js';
 import { Lab } from './lab.js';
 import { Watch } from './watch.js';
 
@@ -28,8 +28,8 @@ export type Effects = ReadonlyMap<string, number>;
 export interface Results {
   readonly done: number;
   readonly failures: readonly string[];
-  /** Faults whose effect did not happen in their run. */
-  readonly missed: readonly string[];
+  /** Whose effect did not happen in their run. */
+  readonly missed: readonly Fault[];
 }
 
 const folder = `${project}.lab/faults`;
@@ -76,37 +76,43 @@ export class Harness implements AsyncDisposable {
   async record(scenario: Scenario, runs: number): Promise<Effects> {
     const effects = new Map<string, number>();
     for (let run = 0; run < runs; run++) {
-      await this.#despiteDeaths(scenario, undefined);
+      await this.#despiteDeaths(scenario, []);
       for (const [name, ms] of this.#effects()) effects.set(name, ms);
     }
     return effects;
   }
 
-  /** Does the scenario once with each fault. */
-  async replay(scenario: Scenario, faults: readonly Fault[]): Promise<Results> {
+  /** Does the scenario once with each of these: some faults that come about in one run. */
+  async replay(scenario: Scenario, runs: readonly (readonly Fault[])[]): Promise<Results> {
     const failures: string[] = [];
-    const missed: string[] = [];
+    const missed: Fault[] = [];
     const from = performance.now();
     let done = 0;
-    for (const fault of faults) {
-      const title = `${scenario.name}: ${titleOf(fault)}`;
+    for (const faults of runs) {
+      const title = `${scenario.name}: ${faults.map(titleOf).join(', ')}`;
       const begun = performance.now();
       try {
-        const fired = await this.#despiteDeaths(scenario, fault);
+        const fired = await this.#despiteDeaths(scenario, faults);
         const spent = `${((performance.now() - begun) / 1_000).toFixed(1)} s`;
-        if (!fired) missed.push(title);
-        report(`${title}: ${fired ? '' : 'not reached, '}${spent}`);
+        const without = faults.filter(({ effect }) => !fired.includes(effect));
+        missed.push(...without);
+        report(
+          `${title}: ${without
+            .map(titleOf)
+            .map((each) => `not reached ${each}, `)
+            .join('')}${spent}`,
+        );
       } catch (error) {
         failures.push(`${title}: ${error instanceof Error ? error.message : String(error)}`);
         report(`FAILED ${failures.at(-1) ?? ''}`);
         if (failures.length >= mostFailures) break;
         await this.#reset(scenario);
       }
-      done++;
+      done += faults.length;
     }
     const seconds = Math.round((performance.now() - from) / 1_000);
     report(
-      `${scenario.name}: ${done} of ${faults.length} faults in ${seconds} s, ${missed.length} not reached, ${failures.length} failed; ` +
+      `${scenario.name}: ${done} of ${runs.flat().length} faults in ${seconds} s, ${missed.length} not reached, ${failures.length} failed; ` +
         `${this.watch.looks} looks at the invariants so far`,
     );
     return { done, failures, missed };
@@ -114,7 +120,7 @@ export class Harness implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     // The last fault may come late, and its successor be on its way.
-    this.#arm({}, undefined);
+    this.#arm({});
     await this.#quiet().catch(() => undefined);
     this.#ended = true;
     await this.watch[Symbol.asyncDispose]();
@@ -123,10 +129,10 @@ export class Harness implements AsyncDisposable {
     await this.#keeping;
   }
 
-  async #despiteDeaths(scenario: Scenario, fault: Fault | undefined): Promise<boolean> {
+  async #despiteDeaths(scenario: Scenario, faults: readonly Fault[]): Promise<string[]> {
     for (let deaths = 0; ; deaths++) {
       try {
-        return await this.#once(scenario, fault);
+        return await this.#once(scenario, faults);
       } catch (error) {
         if (!(error instanceof GuestDied) || deaths === mostDeaths) throw error;
         report(`the emulated guest died (${deaths + 1}), repeated with a fresh one: ${error.message}`);
@@ -135,9 +141,9 @@ export class Harness implements AsyncDisposable {
     }
   }
 
-  /** Answers whether the fault came about. */
-  async #once(scenario: Scenario, fault: Fault | undefined): Promise<boolean> {
-    this.#arm(scenario.names(), fault);
+  /** Answers the effects whose faults came about. */
+  async #once(scenario: Scenario, faults: readonly Fault[]): Promise<string[]> {
+    this.#arm(scenario.names(), faults);
     const { operator } = this;
     await scenario.act(this.#run);
     await this.#quiet();
@@ -146,32 +152,34 @@ export class Harness implements AsyncDisposable {
     await scenario.check();
     const findings = await this.lab.audit(2_000);
     if (findings.length > 0) throw new Error(`audit: ${findings.join('\n')}`);
-    const fired = fault !== undefined && read(firedFile) !== '';
-    if (!(fired && fault.way !== 'lose-reply') && operator !== this.operator)
-      throw new Error('the operator ended by itself');
+    const fired = this.#linesOf(firedFile).map(([, name = '']) => name);
+    const isKilled = faults.some(({ way, effect }) => way !== 'lose-reply' && fired.includes(effect));
+    if (!isKilled && operator !== this.operator) throw new Error('the operator ended by itself');
     return fired;
   }
 
   async #reset(scenario: Scenario): Promise<void> {
-    this.#arm({}, undefined);
+    this.#arm({});
     await scenario.reset();
     await this.#quiet();
     this.watch.take();
   }
 
-  #arm(names: Plan['names'], fault: Fault | undefined): void {
-    const plan: Plan = { run: ++this.#run, names, ...(fault ? { fault } : {}) };
-    writeFileSync(join(folder, planFile), JSON.stringify(plan));
-    rmSync(join(folder, firedFile), { force: true });
+  #arm(names: Plan['names'], faults: readonly Fault[] = []): void {
+    const plan: Plan = { run: ++this.#run, names, faults: [...faults] };
+    // An operator may be reading it.
+    writeFileSync(join(folder, `${planFile}.new`), JSON.stringify(plan));
+    renameSync(join(folder, `${planFile}.new`), join(folder, planFile));
   }
 
   #effects(): Effects {
-    const lines = read(effectsFile)
-      .split('\n')
-      .map((line) => line.split('\t'));
-    return new Map(
-      lines.filter(([run]) => run === String(this.#run)).map(([, name = '', ms = '0']) => [name, Number(ms)]),
-    );
+    return new Map(this.#linesOf(effectsFile).map(([, name = '', ms = '0']) => [name, Number(ms)]));
+  }
+
+  /** Of the present run. */
+  #linesOf(file: string): string[][] {
+    const lines = linesOf(folder, file).map((line) => line.split('\t'));
+    return lines.filter(([run]) => run === String(this.#run));
   }
 
   /** An operator works, and for a while nothing was written. */
@@ -181,7 +189,8 @@ export class Harness implements AsyncDisposable {
       if (this.operator.child.exitCode !== null || this.operator.child.signalCode !== null) throw new Error('none');
       return Promise.resolve();
     });
-    for (let before = -1, now = read(effectsFile).length; now !== before; now = read(effectsFile).length) {
+    const written = (): number => linesOf(folder, effectsFile).length;
+    for (let before = -1, now = written(); now !== before; now = written()) {
       before = now;
       await sleep(quietMs);
     }
@@ -194,20 +203,23 @@ export class Harness implements AsyncDisposable {
       if (this.#ended) return;
       await this.operator.kill();
       try {
-        this.operator = await Operator.start(options);
+        this.operator = await startAgain();
       } catch (error) {
         this.#unable = error;
+        report(`FAILED no successor starts: ${String(error)}`);
         return;
       }
     }
   }
 }
 
-function read(file: string): string {
+/** One that said nothing for 40 s was seen, once in some hundred starts; what it waited for is not known. */
+async function startAgain(): Promise<Operator> {
   try {
-    return readFileSync(join(folder, file), 'utf8');
-  } catch {
-    return '';
+    return await Operator.start(options);
+  } catch (error) {
+    report(`a successor did not start, another is: ${String(error)}`);
+    return await Operator.start(options);
   }
 }
 
@@ -226,6 +238,12 @@ export const faultsOf = (effects: Effects): Fault[] =>
 
 export const titleOf = ({ effect, way, afterMs }: Fault): string =>
   [way, ...(afterMs === undefined ? [] : [`${afterMs} ms`]), effect].join(' ');
+
+/** Some runs for all of these, each with about as many, which are far apart in their order. */
+export function spread(faults: readonly Fault[], perRun: number): Fault[][] {
+  const runs = Math.ceil(faults.length / perRun);
+  return Array.from({ length: runs }, (_, run) => faults.filter((_, at) => at % runs === run));
+}
 
 /** A generator of numbers below 1 that begins anew with its seed (mulberry32). */
 export function seeded(seed: number): () => number {

@@ -1,4 +1,4 @@
-import { appendFileSync, readFileSync, renameSync } from 'node:fs';
+import { appendFileSync, existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
@@ -18,13 +18,14 @@ const plan = z.object({
   run: z.number(),
   /** What this run calls the ends of connections, by `host` or `host:port`: `198.51.100.11` is `source` in one, `target` in the next. */
   names: z.record(z.string(), z.string()),
-  fault: fault.optional(),
+  /** Each comes about once, though its effect be repeated by a successor. */
+  faults: z.array(fault),
 });
 export type Plan = z.infer<typeof plan>;
 
 export const planFile = 'plan.json';
-/** A plan that has come about: its fault is not repeated by a successor. */
-export const firedFile = 'fired.json';
+/** A line for each fault that has come about: run and name of the effect. */
+export const firedFile = 'fired.log';
 /** A line for each effect, before it: run and name; another after it, with its milliseconds. */
 export const effectsFile = 'effects.log';
 
@@ -46,7 +47,7 @@ export class Injector {
   constructor(private readonly folder: string) {}
 
   async carryOut<T>(call: Call, effect: () => Promise<T>): Promise<T> {
-    const { run, names, fault } = this.#plan();
+    const { run, names, faults } = this.#plan();
     if (run !== this.#run) this.#counts.clear();
     this.#run = run;
     const where = call.endpoint === undefined ? [] : [names[call.endpoint] ?? call.endpoint];
@@ -54,14 +55,16 @@ export class Injector {
     const count = (this.#counts.get(kind) ?? 0) + 1;
     this.#counts.set(kind, count);
     const name = `${kind} #${String(count)}`;
+    const id = [run, name].join('\t');
     const note = (...more: number[]): void =>
-      appendFileSync(join(this.folder, effectsFile), `${[run, name, ...more].join('\t')}\n`);
+      appendFileSync(join(this.folder, effectsFile), `${[id, ...more].join('\t')}\n`);
     note();
-    if (fault?.effect !== name) {
+    const fault = faults.find((each) => each.effect === name);
+    if (!fault || linesOf(this.folder, firedFile).includes(id)) {
       const from = performance.now();
       return await effect().finally(() => note(Math.round(performance.now() - from)));
     }
-    renameSync(join(this.folder, planFile), join(this.folder, firedFile));
+    appendFileSync(join(this.folder, firedFile), `${id}\n`);
     if (fault.way === 'kill-before') die();
     const done = effect().catch(() => undefined);
     await (fault.afterMs === undefined ? done : Promise.race([done, sleep(fault.afterMs)]));
@@ -70,16 +73,16 @@ export class Injector {
   }
 
   #plan(): Plan {
-    for (const file of [planFile, firedFile]) {
-      try {
-        const { fault, ...rest } = plan.parse(JSON.parse(readFileSync(join(this.folder, file), 'utf8')));
-        return file === planFile && fault ? { ...rest, fault } : rest;
-      } catch (error) {
-        if (!(error instanceof Error && 'code' in error && error.code === 'ENOENT')) throw error;
-      }
-    }
-    return { run: 0, names: {} };
+    const [line] = linesOf(this.folder, planFile);
+    return line === undefined ? { run: 0, names: {}, faults: [] } : plan.parse(JSON.parse(line));
   }
+}
+
+/** Of one of the files by which harness and operator meet; none, if there is no such file yet. */
+export function linesOf(folder: string, file: string): string[] {
+  const path = join(folder, file);
+  const text = existsSync(path) ? readFileSync(path, 'utf8') : '';
+  return text.split('\n').filter((line) => line !== '');
 }
 
 function die(): never {

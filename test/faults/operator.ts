@@ -40,10 +40,11 @@ wrap(
   }),
 );
 
-/** Which of a machine's volumes an argument, a name or a definition, tells of. */
+/** Which of a machine's volumes an argument, a name or a definition, tells of; a container's root has but the fuid for a name. */
 function volumeOf(argument: unknown): string[] {
-  const [, volume] = typeof argument === 'string' ? (/isth-[0-9a-f-]{36}-(\w+)/.exec(argument) ?? []) : [];
-  return volume === undefined ? [] : [volume];
+  if (typeof argument !== 'string') return [];
+  const [name, volume = 'root'] = /isth-(?:[0-9a-f-]{36}-(\w+)|[0-9a-f]{32}\b)/.exec(argument) ?? [];
+  return name === undefined ? [] : [volume];
 }
 
 wrap(ConsulClient.prototype, ['transact'], injector, (_, method, [operations]) => ({

@@ -3,7 +3,14 @@ import { readdir } from 'node:fs/promises';
 import { kinds, type StorageKind } from '../../crds/index.js';
 import { LibvirtError } from '../../drivers/libvirt/index.js';
 import { runInGuest } from '../../lab/guest.js';
-import { diskVolumeName, domainUuid, networkUuid, seedVolumeName } from '../../reconcilers/common/identity.js';
+import {
+  diskVolumeName,
+  domainUuid,
+  fuidOfVolume,
+  networkUuid,
+  rootVolumeName,
+  seedVolumeName,
+} from '../../reconcilers/common/identity.js';
 import { keys, prefixes } from '../../reconcilers/common/records.js';
 import {
   apply,
@@ -16,6 +23,7 @@ import {
   manifest,
   ownership,
   panicOf,
+  whereabouts as whereaboutsOf,
   type Conditioned,
   type SiteName,
 } from '../support/lab.js';
@@ -107,7 +115,7 @@ export async function filesOf(fuid: string): Promise<string[]> {
   ] as const;
   const found = await Promise.all(
     places.map(async ([place = '', folder = '']) =>
-      (await readdir(folder)).filter((name) => name.includes(fuid)).map((name) => `${place} ${name}`),
+      (await readdir(folder)).filter((name) => fuidOfVolume(name) === fuid).map((name) => `${place} ${name}`),
     ),
   );
   return found.flat().sort();
@@ -162,6 +170,7 @@ export class Moving implements Scenario {
   async reset(): Promise<void> {
     const { lab, watch } = this.harness;
     await this.end();
+    if (this.storage === 'Cached') await inSite('valencia', 'sh', '-c', putImage);
     await apply([
       machine(this.#title, { storage: this.storage, placement: { site: 'valencia' }, networks: [{ name: 'blue' }] }),
     ]);
@@ -180,6 +189,7 @@ export class Moving implements Scenario {
     for (const { metadata } of (await lab.api.list(kinds.VMMigration, { namespace: ns })).items)
       await removed(lab, kinds.VMMigration, `${ns}/${metadata.name}`);
     await removed(lab, kinds.FederatedVM, this.#title);
+    await inSite('valencia', 'sh', '-c', takeImage);
   }
 
   async act(run: number): Promise<void> {
@@ -216,7 +226,7 @@ export class Moving implements Scenario {
     const record = await ownership(this.#fuid);
     expect(record).toMatchObject({ site: this.#at, host: 'a', phase: 'Owned' });
     expect([record.attempt, record.target, record.last?.left]).toEqual([undefined, undefined, undefined]);
-    const place = this.storage === 'Local' ? this.#at : 'share';
+    const place = this.storage === 'Shared' ? 'share' : this.#at;
     expect(await filesOf(this.#fuid)).toEqual(
       [diskVolumeName(this.#fuid), seedVolumeName(this.#fuid)].map((name) => `${place} ${name}`),
     );
@@ -242,17 +252,33 @@ export class Moving implements Scenario {
   }
 }
 
+/** What a Cached disk stands on. */
+const putImage = 'cp /var/lib/libvirt/isthmus-images/tiny.qcow2 /nfs && virsh -q pool-refresh shared';
+const takeImage = 'rm -f /nfs/tiny.qcow2 && virsh -q pool-refresh shared';
+
 /** The sector of a guest's disk where the test's words are, beyond its file system. */
 const wordsAt = 120_000;
 
 /** A machine that is stopped goes to the other site and back, a move a run. Its disk stands on an image at the begin of each. */
 export class MovingOffline implements Scenario {
-  readonly name = 'moving a stopped machine, Local';
   readonly #title = `${ns}/sleeper`;
   #at: Site = 'valencia';
   #fuid = '';
 
-  constructor(private readonly harness: Harness) {}
+  constructor(
+    private readonly harness: Harness,
+    private readonly is: 'Local' | 'Container',
+  ) {}
+
+  get name(): string {
+    return `moving a stopped machine, ${this.is}`;
+  }
+
+  get #disk(): { readonly path: string; readonly format: string } {
+    return this.is === 'Local'
+      ? { path: folder + diskVolumeName(this.#fuid), format: 'qcow2' }
+      : { path: folder + rootVolumeName(this.#fuid), format: 'raw' };
+  }
 
   get #other(): Site {
     return this.#at === 'valencia' ? 'saopaulo' : 'valencia';
@@ -267,11 +293,12 @@ export class MovingOffline implements Scenario {
   async reset(): Promise<void> {
     const { lab, watch } = this.harness;
     await this.end();
-    const spec = { storage: 'Local', placement: { site: 'valencia' }, networks: [{ name: 'blue' }] };
+    const is = this.is === 'Local' ? { storage: this.is } : { type: this.is, image: { name: 'tiny-ct' } };
+    const spec = { ...is, placement: { site: 'valencia' }, networks: [{ name: 'blue' }] };
     await apply([machine(this.#title, { ...spec, runStrategy: 'Stopped' })]);
     this.#fuid = (await whenReady(lab, kinds.FederatedVM, this.#title)).metadata.uid;
     this.#at = 'valencia';
-    const words = ['-f', 'qcow2', '-c', `write -P 0x5a ${wordsAt * 512} 512`, folder + diskVolumeName(this.#fuid)];
+    const words = ['-f', this.#disk.format, '-c', `write -P 0x5a ${wordsAt * 512} 512`, this.#disk.path];
     await inSite(this.#at, 'qemu-io', ...words);
     await watch.follow(this.#fuid);
   }
@@ -307,31 +334,23 @@ export class MovingOffline implements Scenario {
 
   async check(): Promise<void> {
     const { lab, watch } = this.harness;
-    expect(await whereabouts(lab, domainUuid(this.#fuid))).toEqual([`${this.#at} shutoff`]);
+    const driver = this.is === 'Local' ? 'qemu' : 'lxc';
+    expect(await whereaboutsOf(domainUuid(this.#fuid), driver)).toEqual([`${this.#at} shut off`]);
     const record = await ownership(this.#fuid);
     expect(record).toMatchObject({ site: this.#at, host: 'a', phase: 'Owned' });
     const { attempt, target, copy, last } = record;
     expect([attempt, target, copy, last?.left, last?.source]).toEqual(Array<undefined>(5).fill(undefined));
-    expect(await filesOf(this.#fuid)).toEqual(
-      [diskVolumeName(this.#fuid), seedVolumeName(this.#fuid)].map((name) => `${this.#at} ${name}`),
-    );
-    const disk = folder + diskVolumeName(this.#fuid);
-    expect(await inSite(this.#at, 'qemu-img', 'check', disk)).toContain('No errors');
-    const read = await inSite(
-      this.#at,
-      'qemu-io',
-      '-r',
-      '-f',
-      'qcow2',
-      '-c',
-      `read -P 0x5a ${wordsAt * 512} 512`,
-      disk,
-    );
+    const { path: disk, format } = this.#disk;
+    const files = this.is === 'Local' ? [diskVolumeName, seedVolumeName] : [rootVolumeName];
+    expect(await filesOf(this.#fuid)).toEqual(files.map((name) => `${this.#at} ${name(this.#fuid)}`));
+    if (this.is === 'Local') expect(await inSite(this.#at, 'qemu-img', 'check', disk)).toContain('No errors');
+    const read = await inSite(this.#at, 'qemu-io', '-r', '-f', format, '-c', `read -P 0x5a ${wordsAt * 512} 512`, disk);
     expect(read).not.toContain('Pattern verification failed');
     await eventually('its status follows', async () => {
       const object = await whenReady(lab, kinds.FederatedVM, this.#title);
       expect(object.status).toMatchObject({ site: this.#at, phase: 'Stopped' });
     });
+    if (this.is === 'Container') return;
     // The next run, too, is to make it whole first.
     await watch.follow(undefined);
     const onImage = `rm -f ${base}; mv ${disk} ${base} && qemu-img create -q -f qcow2 -b ${base} -F qcow2 ${disk}`;
@@ -381,11 +400,11 @@ export class NetworkLife implements Scenario {
 export class MachineLife implements Scenario {
   constructor(
     private readonly harness: Harness,
-    private readonly storage: StorageKind,
+    private readonly is: StorageKind | 'Container',
   ) {}
 
   get name(): string {
-    return `creating and deleting a machine, ${this.storage}`;
+    return `creating and deleting a machine, ${this.is}`;
   }
 
   names(): Record<string, string> {
@@ -401,12 +420,15 @@ export class MachineLife implements Scenario {
   async act(run: number): Promise<void> {
     const { lab } = this.harness;
     const title = `${ns}/brief-${run}`;
-    const spec = { storage: this.storage, placement: { site: 'saopaulo' }, networks: [{ name: 'blue' }] };
-    await apply([machine(title, spec)]);
+    const is = this.is === 'Container' ? { type: this.is, image: { name: 'tiny-ct' } } : { storage: this.is };
+    await apply([machine(title, { ...is, placement: { site: 'saopaulo' }, networks: [{ name: 'blue' }] })]);
     const { metadata } = await whenReady(lab, kinds.FederatedVM, title);
-    expect(await whereabouts(lab, domainUuid(metadata.uid))).toEqual(['saopaulo running']);
+    const uuid = domainUuid(metadata.uid);
+    const places = (): Promise<string[]> =>
+      this.is === 'Container' ? whereaboutsOf(uuid, 'lxc') : whereabouts(lab, uuid);
+    expect(await places()).toEqual(['saopaulo running']);
     await removed(lab, kinds.FederatedVM, title);
-    expect(await whereabouts(lab, domainUuid(metadata.uid))).toEqual([]);
+    expect(await places()).toEqual([]);
     expect(await filesOf(metadata.uid)).toEqual([]);
     expect(await keysOf(lab, metadata.uid)).toEqual([]);
   }

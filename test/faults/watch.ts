@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { constants, type Connection } from '../../drivers/libvirt/index.js';
 import type { DomainStats } from '../../drivers/libvirt/types.js';
-import { diskVolumeName, domainUuid } from '../../reconcilers/common/identity.js';
+import { diskVolumeName, domainUuid, rootVolumeName } from '../../reconcilers/common/identity.js';
 import { keys, prefixes } from '../../reconcilers/common/records.js';
 import { labHosts, type LabHost } from '../support/lab/run.js';
 import { insideOf, type Lab } from './lab.js';
@@ -149,7 +149,9 @@ async function runsAt(daemon: Connection, uuid: string): Promise<boolean> {
 /** What the files of a machine's disk take, in blocks. */
 async function disksOf(fuid: string): Promise<number[]> {
   const files = await Promise.all(
-    folders().map((folder) => stat(join(folder, diskVolumeName(fuid))).catch(() => undefined)),
+    folders().flatMap((folder) =>
+      [diskVolumeName, rootVolumeName].map((name) => stat(join(folder, name(fuid))).catch(() => undefined)),
+    ),
   );
   return files.flatMap((file) => (file ? [file.blocks] : []));
 }

@@ -4,19 +4,23 @@ export { consulDump, ownership } from './lab/consul.js';
 export {
   apply,
   applyFails,
+  applySamples,
   applySites,
   condition,
-  deleteAll,
+  deleteObjects,
   fence,
   find,
   get,
-  gone,
   kubectl,
   list,
   machine,
   manifest,
   namespace,
+  objectsGone,
+  patchSpec,
   remove,
+  setRunStrategy,
+  tenantsGone,
   title,
   waitReady,
   type Conditioned,
@@ -27,6 +31,7 @@ export { Pings, type PingResult } from './lab/pings.js';
 export {
   eventually,
   guest,
+  inContainer,
   inSite,
   labHosts,
   project,
@@ -36,19 +41,26 @@ export {
   type LabHost,
   type SiteName,
 } from './lab/run.js';
-export { broadcastsOf, edgeTargets, framesSentTo, traces, whereabouts, world, type World } from './lab/world.js';
+export {
+  broadcastsOf,
+  edgeTargets,
+  framesSentTo,
+  traces,
+  volumesOf,
+  whereabouts,
+  world,
+  type World,
+} from './lab/world.js';
 
 import { kinds } from '../../crds/index.js';
-import { applySites, deleteAll, waitReady } from './lab/kube.js';
+import { applySites, deleteTenants, disconnect, waitReady } from './lab/kube.js';
 import { Operator, type OperatorOptions } from './lab/operator.js';
 
 /** An operator at work on a lab without tenants, whatever an earlier run left behind. */
 export async function startOperator(options: OperatorOptions = {}): Promise<Operator> {
   const operator = await Operator.start(options);
   try {
-    await deleteAll();
-    await applySites();
-    await waitReady(kinds.Site);
+    await Promise.all([deleteTenants(), applySites().then(async () => await waitReady(kinds.Site))]);
     return operator;
   } catch (error) {
     await operator.kill();
@@ -56,10 +68,17 @@ export async function startOperator(options: OperatorOptions = {}): Promise<Oper
   }
 }
 
-/** The end of a test file: nothing of it stays in the lab, and the operator ends as told. */
+/** The end of a test file: nothing of it stays in the lab but namespaces that are going, and the operator ends as told. */
 export async function stopOperator(operator: Operator | undefined): Promise<void> {
-  if (!operator) return;
-  const cleaned = deleteAll();
+  try {
+    if (operator) await end(operator);
+  } finally {
+    disconnect();
+  }
+}
+
+async function end(operator: Operator): Promise<void> {
+  const cleaned = deleteTenants();
   await cleaned.catch(() => undefined);
   const code = await operator.stop();
   await cleaned;

@@ -1,4 +1,6 @@
 import { kinds, type Condition } from '../../../crds/index.js';
+import { connectKube, type KubeConnection } from '../../../controllers/kube/client.js';
+import type { Resource } from '../../../controllers/kube/api.js';
 import { z } from 'zod';
 import { CommandError, eventually, feed, project, run, sites } from './run.js';
 
@@ -14,9 +16,27 @@ export async function kubectl(...args: string[]): Promise<string> {
 
 /** YAML text, or objects. */
 export async function apply(manifests: string | readonly Manifest[]): Promise<string> {
+  if (typeof manifests !== 'string') await noneIsGoing(manifests.flatMap(nameOfNamespace));
   const text =
     typeof manifests === 'string' ? manifests : JSON.stringify({ apiVersion: 'v1', kind: 'List', items: manifests });
   return await feed(kubectlPath, [config, 'apply', '-f', '-'], text);
+}
+
+/** manifests/samples: two tenants, acme and globex. */
+export async function applySamples(): Promise<void> {
+  await noneIsGoing(['acme', 'globex']);
+  await kubectl('apply', '-k', 'manifests/samples');
+}
+
+/** A namespace of that name may still be going, since an earlier test. */
+async function noneIsGoing(names: readonly string[]): Promise<void> {
+  if (names.length === 0) return;
+  await eventually('no namespace of these names is going', async () => {
+    const going = (await list('namespaces'))
+      .filter(({ metadata: { name, deletionTimestamp } }) => names.includes(name) && deletionTimestamp !== undefined)
+      .map(({ metadata: { name } }) => name);
+    if (going.length > 0) throw new Error(`still there: ${going.join(', ')}`);
+  });
 }
 
 /** What `kubectl apply` says when it refuses. */
@@ -33,7 +53,9 @@ export async function applyFails(manifests: readonly Manifest[]): Promise<string
 
 const apiVersion = 'isthmus.dev/v1alpha1';
 
-export const namespace = (name: string): Manifest => ({ apiVersion: 'v1', kind: 'Namespace', metadata: { name } });
+export const namespace = (name: string) => ({ apiVersion: 'v1', kind: 'Namespace', metadata: { name } }) as const;
+const nameOfNamespace = ({ kind, metadata }: Manifest): string[] =>
+  kind === 'Namespace' ? [z.object({ name: z.string() }).parse(metadata).name] : [];
 
 /** An object of ours; `key` is `namespace/name`, or the name of a Site. */
 export function manifest(kind: keyof typeof kinds, key: string, spec: Manifest): Manifest {
@@ -59,25 +81,29 @@ function keyArguments(key: string): string[] {
   return second === undefined ? [first] : ['--namespace', first, second];
 }
 
-interface Parser<T> {
-  readonly plural: string;
-  readonly group: string;
+interface Kind<T> extends Resource {
   parse(object: unknown): T;
 }
 
-/** The object as the API server has it now, or undefined. */
-export async function find<T>(kind: Parser<T>, key: string): Promise<T | undefined> {
-  const text = await kubectl(
-    'get',
-    `${kind.plural}.${kind.group}`,
-    ...keyArguments(key),
-    '--ignore-not-found',
-    '--output=json',
-  );
-  return text === '' ? undefined : kind.parse(JSON.parse(text));
+let connection: KubeConnection | undefined;
+
+/** A connection of the test file's own, which stays: a command for each look would take its time. */
+const api = (): KubeConnection => (connection ??= connectKube({ kubeconfigPath: `${project}.lab/kubeconfig` }));
+
+/** At the end of a test file that has looked at objects. */
+export function disconnect(): void {
+  connection?.close();
+  connection = undefined;
 }
 
-export async function get<T>(kind: Parser<T>, key: string): Promise<T> {
+/** The object as the API server has it now, or undefined. */
+export async function find<T>(kind: Kind<T>, key: string): Promise<T | undefined> {
+  const [first = '', second] = key.split('/');
+  const object = await api().get(kind, second === undefined ? { name: first } : { namespace: first, name: second });
+  return object && kind.parse(object);
+}
+
+export async function get<T>(kind: Kind<T>, key: string): Promise<T> {
   const object = await find(kind, key);
   if (object === undefined) throw new Error(`there is no ${kind.plural} ${key}`);
   return object;
@@ -90,6 +116,31 @@ export interface Conditioned {
 
 export function condition(object: Conditioned, type: string): Condition | undefined {
   return object.status?.conditions?.find((each) => each.type === type);
+}
+
+/** Merges these fields into an object's spec. */
+export async function patchSpec(kind: { plural: string; group: string }, key: string, spec: object): Promise<void> {
+  const patch = `--patch=${JSON.stringify({ spec })}`;
+  await kubectl('patch', `${kind.plural}.${kind.group}`, ...keyArguments(key), '--type=merge', patch);
+}
+
+/** Resolves when the machine is what it is told to be. */
+export async function setRunStrategy(
+  key: string,
+  runStrategy: 'Running' | 'Stopped' | 'Paused',
+  timeoutMs?: number,
+): Promise<void> {
+  await patchSpec(kinds.FederatedVM, key, { runStrategy });
+  await eventually(
+    `${key} is ${runStrategy}`,
+    async () => {
+      const object = await get(kinds.FederatedVM, key);
+      const { phase } = object.status ?? {};
+      if (phase !== runStrategy || condition(object, 'Ready')?.status !== 'True')
+        throw new Error(JSON.stringify(object.status));
+    },
+    timeoutMs,
+  );
 }
 
 /** `kubectl wait`, as a user's script would. */
@@ -161,28 +212,47 @@ export async function fence(site: string): Promise<void> {
   await kubectl('patch', 'sites.isthmus.dev', site, '--type=json', `--patch=${JSON.stringify(patch)}`);
 }
 
-/** Deletes everything that is not the lab's own, and waits until it is gone. Needs an operator that runs. */
-export async function deleteAll(): Promise<void> {
-  const found = await strangers();
-  if (found.objects.length > 0)
+/** Deletes every object that is not the lab's own, and waits until it is gone. Needs an operator that runs. */
+export async function deleteObjects(): Promise<void> {
+  const { objects, sites: others } = await strangers();
+  if (objects.length > 0)
     for (const kind of [kinds.VMMigration, kinds.FederatedVM, kinds.FederatedNetwork])
       await kubectl('delete', `${kind.plural}.${kind.group}`, '--all-namespaces', '--all', '--wait=false');
-  if (found.namespaces.length > 0) await kubectl('delete', 'namespace', ...found.namespaces, '--wait=false');
-  for (const site of found.sites) {
+  for (const site of others) {
     await fence(site);
     await kubectl('delete', 'sites.isthmus.dev', site, '--wait=false');
   }
-  await gone();
+  await objectsGone();
 }
 
-export async function gone(timeoutMs = 60_000): Promise<void> {
+/** The tenants' namespaces too; empty, they take Kubernetes five seconds and more, which nobody waits for. */
+export async function deleteTenants(): Promise<void> {
+  await deleteObjects();
+  const { namespaces } = await strangers();
+  if (namespaces.length > 0) await kubectl('delete', 'namespace', ...namespaces, '--wait=false');
+}
+
+export async function objectsGone(): Promise<void> {
+  await eventually(
+    'all objects are gone',
+    async () => {
+      const { objects, sites } = await strangers();
+      const left = [...objects, ...sites];
+      if (left.length > 0) throw new Error(`still there: ${left.join(', ')}`);
+    },
+    60_000,
+  );
+}
+
+export async function tenantsGone(): Promise<void> {
+  await objectsGone();
   await eventually(
     'all tenants are gone',
     async () => {
-      const left = Object.values(await strangers()).flat();
-      if (left.length > 0) throw new Error(`still there: ${left.join(', ')}`);
+      const { namespaces } = await strangers();
+      if (namespaces.length > 0) throw new Error(`still there: ${namespaces.join(', ')}`);
     },
-    timeoutMs,
+    60_000,
   );
 }
 

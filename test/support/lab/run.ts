@@ -66,6 +66,16 @@ export async function guest(
   return { stdout: output, exitCode };
 }
 
+/**
+ * A shell command inside a container that runs at a host, by its domain's name: by root of the host, who needs no console. virsh
+ * lxc-enter-namespace fails where libvirt has lost sight of the container's init (docs/adr/0009).
+ */
+export async function inContainer(host: LabHost, domain: string, command: string): Promise<string> {
+  const init = `$(pgrep -P "$(cat /run/libvirt/lxc/${domain}.pid)")`;
+  const enter = `exec nsenter --target "${init}" --mount --net --pid --uts --ipc -- /bin/sh -c "$1"`;
+  return (await inSite(host, 'sh', '-c', enter, 'sh', command)).trim();
+}
+
 /** What a failure of a wait shows beside the last observation. */
 const witnesses = new Set<() => string>();
 

@@ -1,4 +1,5 @@
-import { networkCookie } from '../../../reconcilers/common/identity.js';
+import { fuidOfVolume, networkCookie } from '../../../reconcilers/common/identity.js';
+import type { Driver } from '../../../reconcilers/common/records.js';
 import { tables } from '../../../reconcilers/dataplane/layout.js';
 import { consulDump, consulIndex } from './consul.js';
 import { list, ourKinds, title } from './kube.js';
@@ -43,7 +44,7 @@ export async function world(): Promise<World> {
   const [consul, ours, others, ...perSite] = await Promise.all([
     consulDump(),
     list(),
-    list('namespaces,leases,secrets'),
+    list('leases,secrets'),
     ...labHosts.map((site) => survey(site, surveyScript)),
   ]);
   const objects = ours.map(
@@ -94,17 +95,37 @@ export async function traces(): Promise<Traces> {
 }
 
 /** Where a domain is, and in which state: `valencia running`. */
-export async function whereabouts(uuid: string): Promise<string[]> {
+export async function whereabouts(uuid: string, driver: Driver = 'qemu'): Promise<string[]> {
   const found = await Promise.all(
     labHosts.map(async (site) => {
       const script = `virsh -q list --all --uuid | grep -qF "$0" && virsh -q domstate "$0" || true`;
       const state = (
-        await inSite(site, 'env', 'LIBVIRT_DEFAULT_URI=qemu:///system', 'bash', '-c', script, uuid)
+        await inSite(site, 'env', `LIBVIRT_DEFAULT_URI=${driver}:///system`, 'bash', '-c', script, uuid)
       ).trim();
       return state === '' ? [] : [`${site} ${state}`];
     }),
   );
   return found.flat();
+}
+
+/** Where a machine's volumes are: what, pool and site of each, `root default lisbon`. */
+export async function volumesOf(uid: string): Promise<string[]> {
+  const found = await Promise.all(
+    labHosts.flatMap((site) =>
+      ['default', 'shared'].map(async (pool) => {
+        const list = `virsh -q pool-refresh ${pool} >/dev/null 2>&1 && virsh -q vol-list ${pool} || true`;
+        return (
+          (await inSite(site, 'sh', '-c', list))
+            .split('\n')
+            .map((line) => line.trim().split(/\s+/)[0] ?? '')
+            .filter((name) => fuidOfVolume(name) === uid)
+            // A container has but one, and its name no room for what it is.
+            .map((name) => `${/isth-[0-9a-f-]{36}-(\w+)/.exec(name)?.[1] ?? 'root'} ${pool} ${site}`)
+        );
+      }),
+    ),
+  );
+  return found.flat().sort();
 }
 
 const macPattern = /^([0-9a-f]{2}:){5}[0-9a-f]{2}$/;

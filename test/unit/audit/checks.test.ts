@@ -101,6 +101,11 @@ const cases: Readonly<Record<string, readonly Case[]>> = {
     { reason: 'even while it is deleted or moved', change: (draft) => { marking(draft, 'web-1'); draft.hosts.lisbon.domains?.push(domain('web-1', fuids.web, 'running')); }, found: [`RunsAtTwoHosts @ lisbon/a, valencia/a: domain ${domainName('web-1', fuids.web)} -> by hand`] },
     { reason: 'even if nothing but the domain’s own mark knows of it', change: ({ hosts }) => { for (const each of Object.values(hosts)) each.domains?.push(domain('gone', fuids.gone, 'running', true)); }, found: [`RunsAtTwoHosts @ lisbon/a, valencia/a: domain ${domainName('gone', fuids.gone)} -> by hand`, `DomainWithoutRecord @ valencia/a: domain ${domainName('gone', fuids.gone)} -> by hand`, `DomainWithoutRecord @ lisbon/a: domain ${domainName('gone', fuids.gone)} -> by hand`] },
   ],
+  DomainOfOtherDriver: [
+    { reason: 'a container of a machine that is none, by hand', change: ({ hosts }) => hosts.valencia.domains?.push({ ...domain('web-1', fuids.web, 'shutoff'), driver: 'lxc' }), found: [`DomainOfOtherDriver @ valencia/a: domain ${domainName('web-1', fuids.web)} of lxc -> domain`] },
+    { reason: 'wherever it is; while it runs a person has to end it', change: ({ hosts }) => hosts.lisbon.domains?.push({ ...domain('web-1', fuids.web, 'paused'), driver: 'lxc' }), found: [`DomainOfOtherDriver @ lisbon/a: domain ${domainName('web-1', fuids.web)} of lxc -> by hand`] },
+    { reason: 'a virtual machine of a container; both run', change: ({ consul }) => consul.set(keys.vm(fuids.web), { ...vm('web-1', 'valencia', fuids.web, '172.16.0.20'), driver: 'lxc' }), found: [`DomainOfOtherDriver @ valencia/a: domain ${domainName('web-1', fuids.web)} of qemu -> by hand`] },
+  ],
   RecordDamaged: [
     { reason: 'a record that can’t be read is named, and what it stood for is not taken for an orphan', change: ({ consul }) => consul.set(keys.vm(fuids.web), '{'), found: [`RecordDamaged @ consul: ${keys.vm(fuids.web)} -> by hand`] },
     { reason: 'nor are the flows of a network whose record can’t be read', change: ({ consul }) => consul.set(keys.network(fuids.blue), { vlan: 'x' }), found: [`RecordDamaged @ consul: ${keys.network(fuids.blue)} -> by hand`] },
@@ -124,7 +129,7 @@ const cases: Readonly<Record<string, readonly Case[]>> = {
     { reason: 'a record at a host that no Site has', change: ({ consul, hosts }) => { consul.set(keys.vm(fuids.web), vm('web-1', 'porto', fuids.web, '172.16.0.20')); hosts.valencia.domains = []; hosts.valencia.ports = []; hosts.valencia.volumes = []; }, found: [`UnknownHost @ consul: ${keys.vm(fuids.web)} -> by hand`] },
   ],
   MoveWithoutMigration: [
-    { reason: 'nobody ends a move whose VMMigration is gone', change: ({ consul }) => consul.set(keys.vm(fuids.db), { ...vm('db-1', 'lisbon', fuids.db, '172.16.0.21'), phase: 'Moving', attempt: 'lost', target: { site: 'valencia', host: 'a' } }), found: [`MoveWithoutMigration @ consul: ${keys.vm(fuids.db)} -> by hand`] },
+    { reason: 'a move whose VMMigration is gone has to be ended', change: ({ consul }) => consul.set(keys.vm(fuids.db), { ...vm('db-1', 'lisbon', fuids.db, '172.16.0.21'), phase: 'Moving', attempt: 'lost', target: { site: 'valencia', host: 'a' } }), found: [`MoveWithoutMigration @ consul: ${keys.vm(fuids.db)} -> by hand`] },
   ],
   RecordWithoutObject: [
     { reason: 'all that an object left that is gone, once nothing of it is anywhere', change: gone, found: goneKeys.map((line) => `${line} -> key`) },

@@ -1,7 +1,14 @@
 import { describe, expect, it } from '@jest/globals';
 import { constants as c } from '../../../drivers/libvirt/index.js';
 import type { DomainState } from '../../../drivers/libvirt/types.js';
-import { assess, type End, type Verdict } from '../../../reconcilers/migration/assess.js';
+import {
+  assess,
+  assessPostCopy,
+  type End,
+  isLeftOver,
+  type PostCopy,
+  type Verdict,
+} from '../../../reconcilers/migration/assess.js';
 
 const at = (state: DomainState, reason = 0): End => ({ state, reason });
 const paused = (reason: number): End => at('paused', reason);
@@ -10,9 +17,11 @@ const paused = (reason: number): End => at('paused', reason);
 const ends = {
   unknown: 'unknown',
   absent: 'absent',
-  running: at('running', 1),
+  running: at('running', c.DOMAIN_RUNNING_UNPAUSED),
+  'running (booted)': at('running', c.DOMAIN_RUNNING_BOOTED),
   'running (migrated)': at('running', c.DOMAIN_RUNNING_MIGRATED),
   'running (post-copy)': at('running', c.DOMAIN_RUNNING_POSTCOPY),
+  'running (post-copy failed)': at('running', c.DOMAIN_RUNNING_POSTCOPY_FAILED),
   blocked: at('blocked'),
   'paused (unknown)': paused(c.DOMAIN_PAUSED_UNKNOWN),
   'paused (user)': paused(c.DOMAIN_PAUSED_USER),
@@ -89,6 +98,19 @@ const combinations = names.flatMap((source) =>
   names.flatMap((target) => [true, false].map((job) => ({ source, target, job }))),
 );
 
+describe('of a move that was given up', () => {
+  const waiting: readonly Name[] = ['paused (unknown)', 'paused (migration)', 'paused (starting up)'];
+  const found = names.flatMap((source) =>
+    names.filter((target) => isLeftOver(ends[source], ends[target])).map((target) => ({ source, target })),
+  );
+  it('what the target has is ended only where it never ran, and the guest is the source’s', () => {
+    expect(new Set(found.map(({ target }) => target))).toEqual(new Set(waiting));
+    const wrong = found.filter(({ source }) => assess(ends[source], 'absent', false) !== 'source');
+    expect(wrong).toEqual([]);
+    expect(found).toContainEqual({ source: 'running', target: 'paused (migration)' });
+  });
+});
+
 describe('assess', () => {
   it.each(table)('says $verdict: $reason', (row) => {
     const mine = combinations.filter(
@@ -139,5 +161,55 @@ describe('assess', () => {
     const found = verdicts(when);
     expect(found.size).toBeGreaterThan(0);
     expect(forbidden.filter((verdict) => found.has(verdict))).toEqual([]);
+  });
+});
+
+interface PostCopyCase {
+  readonly reason: string;
+  readonly source: readonly Name[];
+  readonly target: readonly Name[];
+  readonly verdict: PostCopy | undefined;
+}
+
+/** The first row that fits counts. */
+const postCopies: readonly PostCopyCase[] = [
+  { reason: 'a source that does not answer, or is not paused for it, shows no post-copy', source: where((name) => !postCopy.includes(name)), target: names, verdict: undefined },
+  { reason: 'nobody knows what the target has', source: postCopy, target: ['unknown'], verdict: 'unknown' },
+  { reason: 'that guest went off at the target, or was forgotten there', source: postCopy, target: gone, verdict: 'ended' },
+  { reason: 'it was started anew at the target: another guest, to which this memory is nothing', source: postCopy, target: ['running (booted)'], verdict: 'ended' },
+  { reason: 'the target’s daemon says so when it has everything', source: postCopy, target: ['running (migrated)'], verdict: 'complete' },
+  { reason: 'both ends have given up', source: ['paused (post-copy failed)'], target: ['running (post-copy failed)', 'paused (post-copy failed)'], verdict: 'broken' },
+  { reason: 'the target has noticed first', source: ['paused (post-copy)'], target: ['running (post-copy failed)', 'paused (post-copy failed)'], verdict: 'brokenAtTarget' },
+  { reason: 'the source has noticed first, or its daemon has lost the other, and QEMU has not', source: ['paused (post-copy failed)'], target: ['running (post-copy)', 'paused (post-copy)', 'shutting down', 'no state'], verdict: 'brokenAtSource' },
+  { reason: 'memory is on its way', source: ['paused (post-copy)'], target: names, verdict: 'sending' },
+  { reason: 'the guest paused at the target since, or was resumed: whether it has given up shows when it is asked', source: ['paused (post-copy failed)'], target: names, verdict: 'broken' },
+]; // prettier-ignore
+
+describe('assessPostCopy', () => {
+  const pairs = names.flatMap((source) => names.map((target) => ({ source, target })));
+  const rowOf = (source: Name, target: Name): PostCopyCase | undefined =>
+    postCopies.find((row) => row.source.includes(source) && row.target.includes(target));
+
+  it.each(postCopies)('says $verdict: $reason', (row) => {
+    const mine = pairs.filter(({ source, target }) => rowOf(source, target) === row);
+    expect(mine.length).toBeGreaterThan(0);
+    const wrong = mine
+      .map(({ source, target }) => ({ source, target, verdict: assessPostCopy(ends[source], ends[target]) }))
+      .filter(({ verdict }) => verdict !== row.verdict);
+    expect(wrong).toEqual([]);
+  });
+
+  it('has a row for every pair', () => {
+    expect(pairs.filter(({ source, target }) => !rowOf(source, target))).toEqual([]);
+  });
+
+  it('is asked wherever a post-copy keeps a move from its end', () => {
+    const left = pairs.filter(
+      ({ source, target }) =>
+        postCopy.includes(source) &&
+        ['moving', 'target'].includes(assess(ends[source], ends[target], false)) &&
+        assessPostCopy(ends[source], ends[target]) === undefined,
+    );
+    expect(left).toEqual([]);
   });
 });

@@ -21,10 +21,31 @@ describe('identity', () => {
     { reason: 'MAC', found: identity.macAddress(fuid, 0), expected: 'f2:93:71:3d:62:4a' },
     { reason: 'port of a tunnel', found: identity.tunnelPortName('valencia', 'a'), expected: 'isth-01e303b197' },
     { reason: 'name of a disk', found: identity.diskVolumeName(fuid), expected: `isth-${fuid}-root.qcow2` },
+    {
+      reason: 'name of a root file system',
+      found: identity.rootVolumeName(fuid),
+      expected: 'isth-5f0c1a4e8c3b4a519d5e0123456789ab',
+    },
     { reason: 'name of a domain', found: identity.domainName('web-1', fuid), expected: 'isth-web-1-5f0c1a4e' },
   ];
   it.each(fixed)('$reason never changes: what runs today is found by it tomorrow', ({ found, expected }) => {
     expect(found).toBe(expected);
+  });
+
+  it('is read back from the name of a volume, which is all that marks it as ours', () => {
+    fc.assert(
+      fc.property(fuids, (of) => {
+        const names = [
+          identity.diskVolumeName,
+          identity.seedVolumeName,
+          identity.rootVolumeName,
+          identity.transferVolumeName,
+        ];
+        for (const name of names) expect(identity.fuidOfVolume(name(of))).toBe(of);
+      }),
+    );
+    for (const other of ['isth-x', `isth-${fuid}`, `${identity.rootVolumeName(fuid)}0`, 'debian-12.qcow2'])
+      expect(identity.fuidOfVolume(other)).toBeUndefined();
   });
 
   it('differs by what it is of, and is the same for the same', () => {

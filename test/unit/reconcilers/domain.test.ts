@@ -74,6 +74,20 @@ describe('the XML of a domain', () => {
     expect(seed).toMatch(/<source protocol="nfs" name="\/nfs\/seed.iso"><host name="198.51.100.11"\/?>/);
   });
 
+  it('reads a disk that stands on an image of the share through it, once, and is the same definition for that', () => {
+    const source = { kind: 'nfs', server: '198.51.100.11', path: '/nfs/debian.qcow2' } as const;
+    const there = read(domainXml({ ...request, base: { source, format: 'qcow2' } }));
+    const disk = ['domain', 'devices', 'disk'];
+    expect(there(...disk, 'driver', '@copy_on_read')).toBe('on');
+    expect(there(...disk, 'source', '@file')).toBe('/var/lib/libvirt/images/root.qcow2');
+    expect(there(...disk, 'backingStore', 'source', '@name')).toBe('/nfs/debian.qcow2');
+    expect(there(...disk, 'backingStore', 'format', '@type')).toBe('qcow2');
+    expect(there(...disk, 'backingStore', 'backingStore')).toBe('');
+    expect(at(...disk, 'driver', '@copy_on_read')).toBeUndefined();
+    const mark = ['domain', 'metadata', 'isthmus:machine', '@definition'];
+    expect(there(...mark)).toBe(at(...mark));
+  });
+
   it('shows the guest a CPU model that can be moved where there is KVM', () => {
     expect(at('domain', 'cpu', '@mode')).toBe('host-model');
     const emulated = read(domainXml({ ...request, virtualisation: 'qemu' }));

@@ -112,7 +112,7 @@ describe('planEvacuation', () => {
     { reason: 'pinned to the host', site: hostOnly, machine: running('web', { placement: { site: 'lisbon', host: 'a' } }), words: ['spec.placement', 'lisbon/a'] },
     { reason: 'off, and to be started at any moment', machine: running('web', {}, { phase: 'Stopped' }), words: ['it is Stopped'] },
     { reason: 'not there yet', machine: running('web', {}, { phase: 'Provisioning' }), words: ['Provisioning'] },
-    { reason: 'a container', machine: running('web', { type: 'Container' }), words: ['containers'] },
+    { reason: 'a container that runs', machine: running('web', { type: 'Container' }), words: ['a container', 'runStrategy: Stopped'] },
     { reason: 'its host is taken for off', site: lisbon({}, { maintenance: true, fenced: true }), words: ['fenced'] },
     { reason: 'no room, with what each host lacks', machine: running('web', { resources: { vcpus: 1, memory: '100Gi', disk: '1Gi' } }), words: ['valencia/a: 92Gi', 'saopaulo/a: 36Gi'] },
     { reason: 'its network does not span another site', networks: { sites: ['lisbon'] }, words: ['not all networks'] },

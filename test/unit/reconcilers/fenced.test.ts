@@ -74,6 +74,7 @@ describe('staysFenced', () => {
   const cases = [
     { reason: 'a disk on the share is everywhere', storage: 'Shared', disk: true, spec: {}, why: undefined },
     { reason: 'a local disk is not', storage: 'Local', disk: true, spec: {}, why: 'disk' },
+    { reason: 'what was written over an image of the share is not either', storage: 'Cached', disk: true, spec: {}, why: 'Cached' },
     { reason: 'one that is not made yet can be made elsewhere', storage: 'Local', disk: false, spec: {}, why: undefined },
     { reason: 'a stopped machine has time', storage: 'Shared', disk: true, spec: { runStrategy: 'Stopped' }, why: 'Stopped' },
     { reason: 'the memory of a paused one is gone; the user decides', storage: 'Shared', disk: true, spec: { runStrategy: 'Paused' }, why: 'Paused' },

@@ -48,6 +48,9 @@ const plan = ({ machine, template, placed = false }: Case): MachinePlan =>
 describe('planMachine', () => {
   const cases: readonly (Case & { plan: object })[] = [
     { reason: 'without a word, the disk is local', machine: machineObject('m'), plan: { storage: 'Local', image: 'debian-12', size: { label: 'small' } } },
+    { reason: 'a virtual machine is QEMU’s', machine: machineObject('m'), plan: { driver: 'qemu' } },
+    { reason: 'a container is LXC’s, and its disk is local', machine: machineObject('m', { type: 'Container' }), plan: { driver: 'lxc', storage: 'Local' } },
+    { reason: 'a container that has its place keeps it, whatever its template says later', placed: true, machine: machineObject('m', { type: 'Container', template: 'dns', image: { name: 'own' } }), template: dns, plan: { driver: 'lxc' } },
     { reason: 'a template gives what is left out', machine: machineObject('m', { template: 'dns', image: undefined }), template: dns, plan: { storage: 'Shared', image: 'dns-image', size: { label: 'tiny' } } },
     { reason: 'the machine’s own fields win over its template’s', machine: machineObject('m', { template: 'dns', image: { name: 'own' }, storage: 'Local', flavor: 'large' }), template: dns, plan: { storage: 'Local', image: 'own', size: { label: 'large' } } },
     { reason: 'of cloudInit each field by itself', machine: machineObject('m', { template: 'dns', cloudInit: { user: 'me' } }), template: dns, plan: { cloudInit: { user: 'me', packages: ['dnsmasq'] } } },
@@ -74,9 +77,12 @@ describe('planMachine', () => {
   const on = (network: object): FederatedVM => machineObject('m', { networks: [network] });
   const refused: readonly (Case & { code: 'STALLED' | 'WAITING'; why: string; names: string[] })[] = [
     { reason: 'a template that is not there may come', machine: machineObject('m', { template: 'web' }), code: 'WAITING', why: 'UnknownTemplate', names: ['spec.template', 'web'] },
-    { reason: 'containers', machine: machineObject('m', { type: 'Container' }), code: 'STALLED', why: 'TypeNotSupported', names: ['spec.type'] },
+    { reason: 'a container on the share', machine: machineObject('m', { type: 'Container', storage: 'Shared' }), code: 'STALLED', why: 'StorageNotSupported', names: ['spec.storage: Shared', 'storage: Local'] },
+    { reason: 'a container on an image of the share', machine: machineObject('m', { type: 'Container', storage: 'Cached' }), code: 'STALLED', why: 'StorageNotSupported', names: ['spec.storage: Cached'] },
+    { reason: 'a container whose template says so', machine: machineObject('m', { type: 'Container', template: 'dns' }), template: dns, code: 'STALLED', why: 'StorageNotSupported', names: ['spec.template', 'dns', 'Shared'] },
+    { reason: 'a container has no cloud-init', machine: machineObject('m', { type: 'Container', cloudInit: { user: 'me' } }), code: 'STALLED', why: 'CloudInitNotSupported', names: ['spec.cloudInit', 'leave it out'] },
+    { reason: 'nor from its template', machine: machineObject('m', { type: 'Container', template: 'dns', storage: 'Local' }), template: dns, code: 'STALLED', why: 'CloudInitNotSupported', names: ['spec.template', 'dns'] },
     { reason: 'images by URL', machine: machineObject('m', { image: { url: 'https://images.example.org/x', sha256: 'a'.repeat(64) } }), code: 'STALLED', why: 'ImageNotSupported', names: ['spec.image'] },
-    { reason: 'cached disks', machine: machineObject('m', { storage: 'Cached' }), code: 'STALLED', why: 'StorageNotSupported', names: ['spec.storage'] },
     { reason: 'a network that is not there may come', machine: on({ name: 'red' }), code: 'WAITING', why: 'UnknownNetwork', names: ['spec.networks[0].name', 'red', 'namespace acme'] },
     { reason: 'a network that is going takes no new machines', machine: on({ name: 'old' }), code: 'WAITING', why: 'UnknownNetwork', names: ['spec.networks[0].name', 'being deleted'] },
     { reason: 'a network without its VLAN yet', machine: on({ name: 'new' }), code: 'WAITING', why: 'NetworkNotReady', names: ['spec.networks[0]', 'new'] },

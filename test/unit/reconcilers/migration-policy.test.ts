@@ -6,6 +6,7 @@ import {
   deadlineMs,
   firstDowntimeMs,
   follow,
+  isSilent,
   isStalled,
   onStall,
   policyFlags,
@@ -17,7 +18,7 @@ describe('what libvirt is asked for', () => {
   const always = c.MIGRATE_AUTO_CONVERGE;
   const cases: readonly { reason: string; policy: MigrationPolicy; flags: number; parameters?: Record<string, string | bigint | number> }[] = [
     { reason: 'a guest that writes too fast is slowed down unless that is forbidden', policy: {}, flags: always },
-    { reason: 'it is forbidden', policy: { autoConverge: false }, flags: 0 },
+    { reason: 'it is forbidden, and then nothing may be said of it', policy: { autoConverge: false }, flags: 0 },
     { reason: 'a limit is in MiB a second, as libvirt wants it', policy: { bandwidthMiBps: 7 }, flags: always, parameters: { bandwidth: 7n } },
     { reason: 'post-copy has to be enabled beforehand, and has a limit of its own', policy: { postCopy: 'OnStall', bandwidthMiBps: 7 }, flags: always | c.MIGRATE_POSTCOPY, parameters: { bandwidth: 7n, 'bandwidth.postcopy': 7n } },
     { reason: 'no post-copy is none', policy: { postCopy: 'Never' }, flags: always },
@@ -28,9 +29,12 @@ describe('what libvirt is asked for', () => {
   ]; // prettier-ignore
   it.each(cases)('$reason', ({ policy, flags, parameters = {} }) => {
     expect(policyFlags(policy)).toBe(flags);
-    expect(Object.fromEntries(policyParameters(policy).map(({ name, value }) => [name, value.value]))).toEqual(
-      parameters,
-    );
+    const throttle =
+      policy.autoConverge === false ? {} : { 'auto_converge.initial': 40, 'auto_converge.increment': 25 };
+    expect(Object.fromEntries(policyParameters(policy).map(({ name, value }) => [name, value.value]))).toEqual({
+      ...throttle,
+      ...parameters,
+    });
   });
 });
 
@@ -101,6 +105,11 @@ describe('a copy on its course', () => {
     { reason: 'each round has less to send', looks: [1, 2, 3, 4, 5, 6].map((round) => ({ at: round * 30, round, remaining: 100 - round })), at: 200, stalled: false },
   ]; // prettier-ignore
   it.each(stalls)('$reason', ({ looks, at, stalled }) => expect(isStalled(seen(looks), at * 1_000)).toBe(stalled));
+
+  it('is silent only when nothing is sent, not when nothing is gained', () => {
+    expect(isSilent(seen(rounds(13, 6)), 78_000)).toBe(false);
+    expect(isSilent(seen([{ at: 0, remaining: 100, round: 1 }]), 62_000)).toBe(true);
+  });
 });
 
 describe('what a guest needs of a target', () => {

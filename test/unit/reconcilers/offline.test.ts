@@ -51,6 +51,7 @@ describe('chooseMode', () => {
     reason: string;
     mode?: string;
     run?: string;
+    type?: 'Container';
     state: DomainState | undefined;
     is: string;
   }[] = [
@@ -64,12 +65,19 @@ describe('chooseMode', () => {
     { reason: 'asked for offline, one that is paused', mode: 'Offline', run: 'Paused', state: 'paused', is: 'MachineRunning' },
     { reason: 'asked for offline, one that is off though it should run', mode: 'Offline', state: 'shutoff', is: 'Offline' },
     { reason: 'nobody has defined it yet', mode: 'Offline', run: 'Stopped', state: undefined, is: 'MachineNotDefined' },
+    { reason: 'a container that is stopped moves offline by itself', type: 'Container', run: 'Stopped', state: 'shutoff', is: 'Offline' },
+    { reason: 'one that is off though it should run, too', type: 'Container', state: 'shutoff', is: 'Offline' },
+    { reason: 'one that runs moves neither by itself', type: 'Container', state: 'running', is: 'MachineRunning' },
+    { reason: 'nor as it is asked for', type: 'Container', mode: 'Offline', state: 'running', is: 'MachineRunning' },
+    { reason: 'nor live, which LXC can’t do', type: 'Container', mode: 'Live', state: 'running', is: 'LiveNotSupported' },
+    { reason: 'nor live when it is off', type: 'Container', mode: 'Live', run: 'Stopped', state: 'shutoff', is: 'LiveNotSupported' },
+    { reason: 'a container that is being stopped is waited for', type: 'Container', run: 'Stopped', state: 'running', is: 'MachineStopping' },
   ]; // prettier-ignore
-  it.each(cases)('$is: $reason', ({ mode, run, state, is }) => {
+  it.each(cases)('$is: $reason', ({ mode, run, type, state, is }) => {
     const choose = (): string =>
       chooseMode(
         migrationObject('web', mode === undefined ? {} : { mode }),
-        machineObject('web', run === undefined ? {} : { runStrategy: run }),
+        machineObject('web', { ...(type ? { type } : {}), ...(run === undefined ? {} : { runStrategy: run }) }),
         state,
         'lisbon/a',
       );

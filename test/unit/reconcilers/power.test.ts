@@ -1,7 +1,13 @@
 import { describe, expect, it } from '@jest/globals';
 import { constants as c } from '../../../drivers/libvirt/index.js';
 import type { DomainState } from '../../../drivers/libvirt/types.js';
-import { phaseOf, powerAction, type PowerAction, type RunStrategy } from '../../../reconcilers/vm/power.js';
+import {
+  endedSoonMs,
+  phaseOf,
+  powerAction,
+  type PowerAction,
+  type RunStrategy,
+} from '../../../reconcilers/vm/power.js';
 
 describe('powerAction', () => {
   type Row = readonly [reason: string, state: DomainState, pause: number, Record<RunStrategy, PowerAction>];
@@ -55,5 +61,18 @@ describe('phaseOf', () => {
   ] as const;
   it.each(cases)('$state is $phase: $reason', ({ state, phase }) => {
     expect(phaseOf({ state, reason: 0 })).toBe(phase);
+  });
+});
+
+describe('endedSoonMs', () => {
+  const { DOMAIN_SHUTOFF_SHUTDOWN: byItself, DOMAIN_SHUTOFF_DESTROYED: byHand } = c;
+  const cases: readonly { reason: string; state: DomainState; why: number; started: number | undefined; leftMs: number | undefined }[] = [
+    { reason: 'an init that ends at once is not started over and over', state: 'shutoff', why: byItself, started: 99_000, leftMs: 9_000 },
+    { reason: 'one that ran for a while has done its work', state: 'shutoff', why: byItself, started: 90_000, leftMs: undefined },
+    { reason: 'what somebody destroyed comes back at once', state: 'shutoff', why: byHand, started: 99_000, leftMs: undefined },
+    { reason: 'we have not started it', state: 'shutoff', why: byItself, started: undefined, leftMs: undefined },
+  ]; // prettier-ignore
+  it.each(cases)('$leftMs: $reason', ({ state, why, started, leftMs }) => {
+    expect(endedSoonMs({ state, reason: why }, started, 100_000)).toBe(leftMs);
   });
 });

@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import { parseXml } from '../../../reconcilers/common/xml.js';
-import { withVolumes } from '../../../reconcilers/migration/relocate.js';
+import { relocated, withVolumes } from '../../../reconcilers/migration/relocate.js';
 import type { MachineVolumes } from '../../../reconcilers/vm/disk.js';
 
 const copies: MachineVolumes = {
@@ -52,7 +52,7 @@ const disks = [
 
 describe('a definition for the target of a move', () => {
   it.each(disks)('has disk and seed at their new place: $reason', ({ disk }) => {
-    const moved = withVolumes(domain(disk), copies);
+    const moved = withVolumes(domain(disk), copies, 'Whole');
     const at = parseXml(moved);
     expect(at('domain', 'devices', 'disk', '@type')).toBe('file');
     expect(at('domain', 'devices', 'disk', 'source', '@file')).toContain('neill');
@@ -62,7 +62,7 @@ describe('a definition for the target of a move', () => {
   });
 
   it.each(disks)('leaves all else as it is: $reason', ({ disk }) => {
-    const moved = withVolumes(domain(disk), copies);
+    const moved = withVolumes(domain(disk), copies, 'Whole');
     expect(moved).toContain(other);
     expect(moved).toContain("<interface type='network'><source network='isth-blue'/><target dev='vnet3'/></interface>");
     expect(moved).toContain("<address type='pci' domain='0x0000' bus='0x04' slot='0x00' function='0x0'/>");
@@ -70,7 +70,47 @@ describe('a definition for the target of a move', () => {
     expect(moved.match(/<disk\b/g)).toHaveLength(3);
   });
 
+  const cached = disks[0]?.disk
+    .replace("discard='unmap'", "discard='unmap' copy_on_read='on'")
+    .replace("<source file='/images/debian.qcow2'/>", "<source protocol='nfs' name='/nfs/debian.qcow2' index='3'><host name='198.51.100.11'/></source>")
+    .replace("<backingStore type='file'", "<backingStore type='network'") ?? ''; // prettier-ignore
+
+  it('keeps the base of a disk of which only what was written goes along', () => {
+    const moved = withVolumes(domain(cached), copies, 'Overlay');
+    expect(moved).toContain("discard='unmap' copy_on_read='on'");
+    expect(/<backingStore[\s\S]*<\/backingStore>/.exec(moved)?.[0]).toBe(
+      /<backingStore[\s\S]*<\/backingStore>/.exec(cached)?.[0],
+    );
+    expect(parseXml(moved)('domain', 'devices', 'disk', 'source', '@file')).toContain('neill');
+    expect(moved).not.toMatch(/isth-1-(root|seed)/);
+  });
+
   it('is refused for a domain without our disks', () => {
-    expect(() => withVolumes(`<domain><devices>${other}</devices></domain>`, copies)).toThrow('no disk vda and vdb');
+    expect(() => withVolumes(`<domain><devices>${other}</devices></domain>`, copies, 'Whole')).toThrow(
+      'no disk vda and vdb',
+    );
+  });
+});
+
+describe('a container’s definition for the target of a move', () => {
+  const other = `<filesystem type='mount'><source dir='/srv'/><target dir='/srv'/></filesystem>`;
+  const xml = (dir: string): string =>
+    `<domain type='lxc'><devices>${other}<filesystem type='file' accessmode='passthrough'>
+      <driver type='loop' format='raw'/>
+      <source file='/var/lib/libvirt/images/isth-1-root.raw'/>
+      <target dir='${dir}'/>
+    </filesystem><interface type='network'><source network='isth-blue'/></interface></devices></domain>`;
+  const root = "/pool/o'neill & $&/root.raw";
+
+  it('has its root at the new place, and all else as it was', () => {
+    const moved = relocated(xml('/'), { root }, 'Whole');
+    expect(moved).toContain(`<source file="/pool/o&apos;neill &amp; $&amp;/root.raw"/>`);
+    expect(moved).not.toContain('isth-1-root');
+    for (const kept of [other, "<driver type='loop' format='raw'/>", "<source network='isth-blue'/>"])
+      expect(moved).toContain(kept);
+  });
+
+  it('is refused for a domain without a root of ours', () => {
+    expect(() => relocated(xml('/data'), { root }, 'Whole')).toThrow('no root file system');
   });
 });

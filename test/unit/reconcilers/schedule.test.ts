@@ -41,6 +41,7 @@ const place = ({ sites = [valencia, saopaulo, tokyo], machines = [], records = {
     return schedule(
       {
         size,
+        driver: 'qemu',
         sites: ['valencia', 'saopaulo'],
         site: undefined,
         host: undefined,
@@ -89,6 +90,7 @@ describe('schedule', () => {
     { reason: 'a host in maintenance takes none', sites: [one({}, { maintenance: true })], why: 'NoRoom', names: ['maintenance'] },
     { reason: 'a fenced host is off', sites: [one({}, { fenced: true })], why: 'NoRoom', names: ['fenced'] },
     { reason: 'a host for containers only', sites: [one({}, { libvirt: { lxc: 'lxc+tcp://198.51.100.11/system' } })], why: 'NoRoom', names: ['libvirt.qemu'] },
+    { reason: 'a host for virtual machines only', sites: [one({})], request: { driver: 'lxc' }, why: 'NoRoom', names: ['libvirt.lxc'] },
     { reason: 'a site without a share', sites: [one({})], request: { needsShare: true }, why: 'NoRoom', names: ['storage.shared'] },
     { reason: 'a host that nobody has looked at yet', sites: [one({}, {}, null)], why: 'NoRoom', names: ['not looked at yet'] },
     { reason: 'a host that is not ready says why', sites: [one({}, {}, { name: 'a', ready: false, reason: 'LibvirtUnreachable' })], why: 'NoRoom', names: ['LibvirtUnreachable'] },

@@ -72,6 +72,24 @@ describe('Manager', () => {
     taken.close();
   });
 
+  it('says what a slow start waits for', async () => {
+    const stream = new PassThrough();
+    const never = {
+      resource: { plural: 'sites' },
+      synced: false,
+      start: () => undefined,
+      stop: () => Promise.resolve(),
+      whenSynced: () => new Promise<void>(() => undefined),
+    };
+    const manager = managerOf({ log: createLog({ stream }), reflectors: [never], slowStartMs: 10 });
+    const ran = manager.run();
+    const [line] = (await once(stream, 'data')) as [Buffer];
+    expect(String(line)).toContain('sites: cache not synced');
+    stream.resume();
+    manager.stop();
+    expect(await ran).toBe('Stopped');
+  });
+
   it('asks a running reconcile to end, begins no other and retries none', async () => {
     const queue = new WorkQueue();
     const ran: string[] = [];

@@ -6,8 +6,8 @@ import {
   type VMMigration,
   type VMTemplate,
 } from '../../../../crds/index.js';
-import type { KeyValueStore, View } from '../../../../drivers/consul/types.js';
-import { Observable } from 'rxjs';
+import type { Entry, KeyValueStore, View } from '../../../../drivers/consul/types.js';
+import { filter, map, startWith, Subject } from 'rxjs';
 import { Directory } from '../../../../reconcilers/common/directory.js';
 import { keys, serialise, type NetworkRecord, type VmRecord } from '../../../../reconcilers/common/records.js';
 import type { Objects } from '../../../../reconcilers/objects.js';
@@ -119,16 +119,25 @@ export function objectsOf({
   };
 }
 
+type Records = Readonly<Record<string, VmRecord>>;
+type Networks = Readonly<Record<string, NetworkRecord>>;
+
 /** A directory that knows these machines and networks, and never hears of another. */
-export function directoryOf(
-  records: Readonly<Record<string, VmRecord>>,
-  networks: Readonly<Record<string, NetworkRecord>> = {},
-): Directory {
-  const known = [
-    ...Object.entries(records).map(([fuid, record]) => [keys.vm(fuid), record] as const),
-    ...Object.entries(networks).map(([fuid, record]) => [keys.network(fuid), record] as const),
-  ];
-  const entries = new Map(known.map(([key, record]) => [key, { key, value: serialise(record), index: 1 }]));
+export const directoryOf = (records: Records, networks: Networks = {}): Directory =>
+  liveDirectory(records, networks).directory;
+
+/** One that also hears of what is put there later. */
+export function liveDirectory(
+  records: Records,
+  networks: Networks = {},
+): { readonly directory: Directory; readonly put: (fuid: string, record: VmRecord) => void } {
+  const entries = new Map<string, Entry>();
+  const write = (key: string, record: object): void => {
+    entries.set(key, { key, value: serialise(record), index: entries.size + 1 });
+  };
+  for (const [fuid, record] of Object.entries(records)) write(keys.vm(fuid), record);
+  for (const [fuid, record] of Object.entries(networks)) write(keys.network(fuid), record);
+  const written = new Subject<string>();
   const unused = () => Promise.reject(new Error('a directory only watches'));
   const store: KeyValueStore = {
     get: unused,
@@ -137,18 +146,27 @@ export function directoryOf(
     heartbeat: unused,
     close: () => Promise.resolve(),
     watch: (prefix): View => {
-      const mine = [...entries].filter(([key]) => key.startsWith(prefix));
+      const mine = (): Entry[] => [...entries.values()].filter(({ key }) => key.startsWith(prefix));
       return {
         current: true,
         get: (key) => entries.get(key),
-        entries: () => mine.map(([, entry]) => entry).values(),
-        changes: new Observable((subscriber) => subscriber.next(mine.map(([key]) => key))),
+        entries: () => mine().values(),
+        changes: written.pipe(
+          filter((key) => key.startsWith(prefix)),
+          map((key) => [key]),
+          startWith(mine().map(({ key }) => key)),
+        ),
         ready: () => Promise.resolve(),
         close: () => undefined,
       };
     },
   };
-  return new Directory(store, (key, error) => {
+  const directory = new Directory(store, (key, error) => {
     throw new Error(`${key} is damaged`, { cause: error });
   });
+  const put = (fuid: string, record: VmRecord): void => {
+    write(keys.vm(fuid), record);
+    written.next(keys.vm(fuid));
+  };
+  return { directory, put };
 }

@@ -1,0 +1,50 @@
+import { kinds, type FederatedVM, type VMMigration } from '../../crds/index.js';
+import type { VmRecord } from '../common/records.js';
+import type { Objects } from '../objects.js';
+import { reconcileMigration } from './reconciler.js';
+import { isFinal, type MigrationDependencies, place } from './step.js';
+
+/**
+ * The attempt of a move that is not over, though its VMMigration is gone: somebody took the finalizer off. Nobody else ends it, so nobody could
+ * start the machine, or delete it.
+ */
+export function orphanedAttempt(
+  { metadata }: FederatedVM,
+  { phase, attempt, last }: VmRecord,
+  objects: Objects,
+): string | undefined {
+  const open = phase === 'Moving' ? attempt : (last?.source ?? last?.left) && last.attempt;
+  if (open === undefined) return undefined;
+  const migrations = objects.migrationsOf(metadata.namespace, metadata.name);
+  return migrations.some(({ metadata: { uid } }) => uid === open) ? undefined : open;
+}
+
+/** Carries such a move one step on, as one that is cancelled. Answers how it stands. */
+export async function endOrphaned(
+  machine: FederatedVM,
+  record: VmRecord,
+  attempt: string,
+  dependencies: MigrationDependencies,
+): Promise<string> {
+  const { status } = await reconcileMigration(standIn(machine, record, attempt), dependencies);
+  const how = isFinal(status.phase) ? 'is over' : 'is being ended';
+  return `the move of attempt ${attempt} ${how}, its VMMigration is gone: ${status.message ?? ''}`;
+}
+
+/** What the VMMigration would say, as far as the record tells. */
+const standIn = ({ metadata }: FederatedVM, record: VmRecord, attempt: string): VMMigration => {
+  const { namespace, name, creationTimestamp } = metadata;
+  return {
+    apiVersion: kinds.VMMigration.apiVersion,
+    kind: kinds.VMMigration.kind,
+    metadata: { namespace, name, uid: attempt, resourceVersion: '', generation: 1, creationTimestamp },
+    spec: { vmName: name, target: place(record.target ?? record), cancel: true },
+    status: {
+      phase: 'Copying',
+      attempt,
+      mode: record.mode ?? 'Live',
+      source: place(record.phase === 'Moving' ? record : (record.last?.source ?? record.last?.left ?? record)),
+      target: place(record.target ?? record),
+    },
+  };
+};

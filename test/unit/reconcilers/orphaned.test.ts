@@ -1,0 +1,30 @@
+import { describe, expect, it } from '@jest/globals';
+import { orphanedAttempt } from '../../../reconcilers/migration/orphaned.js';
+import type { VmRecord } from '../../../reconcilers/common/records.js';
+import { machineObject, migrationObject, objectsOf } from './support/objects.js';
+
+const attempt = '5f0c1a4e-8c3b-4a51-9d5e-0123456789ab';
+const owned: VmRecord = {
+  ...{ namespace: 'acme', name: 'web', site: 'valencia', host: 'a', generation: 1 },
+  ...{ phase: 'Owned', disk: true, interfaces: [] },
+};
+const last = { attempt, moved: true, reason: 'Succeeded', message: '' };
+const elsewhere = { site: 'lisbon', host: 'a' };
+
+describe('a move that nobody ends', () => {
+  const cases: readonly { reason: string; record: VmRecord; uid?: string; orphaned: boolean }[] = [
+    { reason: 'its VMMigration is gone', record: { ...owned, phase: 'Moving', attempt, target: elsewhere }, orphaned: true },
+    { reason: 'its VMMigration is gone, another of the machine waits for it', record: { ...owned, phase: 'Moving', attempt, target: elsewhere }, uid: 'another', orphaned: true },
+    { reason: 'its VMMigration ends it', record: { ...owned, phase: 'Moving', attempt, target: elsewhere }, uid: attempt, orphaned: false },
+    { reason: 'the machine has moved, and its old domain is left', record: { ...owned, last: { ...last, source: elsewhere } }, orphaned: true },
+    { reason: 'the machine has moved, and its old disk is left', record: { ...owned, last: { ...last, left: { ...elsewhere, storage: 'Local' } } }, orphaned: true },
+    { reason: 'the machine has moved, and the VMMigration is still to delete the old disk', record: { ...owned, last: { ...last, left: { ...elsewhere, storage: 'Local' } } }, uid: attempt, orphaned: false },
+    { reason: 'the machine has moved, and nothing is left', record: { ...owned, last }, orphaned: false },
+    { reason: 'it never moved', record: owned, orphaned: false },
+  ]; // prettier-ignore
+  it.each(cases)('$orphaned: $reason', ({ record, uid, orphaned }) => {
+    const migrations = uid === undefined ? [] : [migrationObject('move', { vmName: 'web' }, { uid })];
+    const found = orphanedAttempt(machineObject('web'), record, objectsOf({ migrations }));
+    expect(found).toBe(orphaned ? attempt : undefined);
+  });
+});
