@@ -36,8 +36,8 @@ export interface TriggerSources {
   readonly objects: Objects;
   readonly hosts: Hosts;
   readonly directory: Directory;
-  readonly dataplane: Dataplane;
-  readonly underlay: Prober;
+  readonly dataplane: Pick<Dataplane, 'drift' | 'boundaries'>;
+  readonly underlay: Pick<Prober, 'changes' | 'refresh'>;
   /** Whether a migration shows nothing but the status that its reconcile has written. */
   readonly isEcho: (change: Change<VMMigration>) => boolean;
 }
@@ -150,6 +150,8 @@ function wireObjects(
     // A copy's figures are others at each look: looked at for its own status, the daemons would be asked without end.
     if (!sources.isEcho(change)) targets.migration(parseKey(key));
     const { metadata, spec } = migration ?? old ?? {};
+    // One whose finalizer was taken off may leave a move behind that the machine's own reconcile ends.
+    if (!migration && metadata && spec) targets.machine({ namespace: metadata.namespace, name: spec.vmName });
     // The next in line.
     if (metadata && spec && migration?.status?.phase !== old?.status?.phase)
       for (const other of objects.migrationsOf(metadata.namespace, spec.vmName)) targets.migration(other.metadata);

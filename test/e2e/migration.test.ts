@@ -325,8 +325,12 @@ describe('a migration that is not wanted any more', () => {
     },
     {
       how: 'taking its finalizer off',
-      reason: 'who carries it sees that it is gone',
-      end: async (name: string): Promise<void> => await removeByForce(name),
+      reason: 'who carries it sees that it is gone, though no daemon tells anything',
+      end: async (name: string): Promise<void> => {
+        operator?.child.kill('SIGSTOP');
+        await removeByForce(name);
+        operator?.child.kill('SIGCONT');
+      },
     },
     {
       how: 'taking its finalizer off while there is no operator',
