@@ -139,11 +139,11 @@ async function failedOrNotBegun(
   fuid: string,
   record: Versioned<VmRecord>,
   move: Move | undefined,
-  { isAborted: isHeld }: Ends,
+  ends: Ends,
   dependencies: MigrationDependencies,
 ): Promise<Outcome<Status>> {
   const from = hostKey(record.value);
-  const stays = isHeld
+  const stays = isHeldOn(migration, ends, dependencies)
     ? `the machine runs at ${from}, where QEMU has not ended the copy; it can't move before it was stopped and started`
     : `the machine runs at ${from}`;
   const overdue = reasonToEnd(migration, machine, dependencies);
