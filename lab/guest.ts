@@ -1,6 +1,7 @@
 /**
  * A shell command inside a tiny guest (lab/guest-image), through libvirt's console: no network needed, so it also works
- * in the middle of a move. `lab/guest` is the command line of it; tests import runInGuest.
+ * in the middle of a move; or inside a tiny container (lab/container-image), in its namespaces. `lab/guest` is the command line of it;
+ * tests import runInGuest.
  */
 import { spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
@@ -8,11 +9,13 @@ import { once } from 'node:events';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
+import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { connect, constants, type Connection } from '../drivers/libvirt/index.js';
+import { connect, constants, type Connection, type DomainRef } from '../drivers/libvirt/index.js';
 
 const pids = fileURLToPath(new URL('../.lab/run', import.meta.url));
+const inHost = fileURLToPath(new URL('in', import.meta.url));
 
 export type GuestErrorCode = 'GuestNotFound' | 'GuestTimeout' | 'ConsoleClosed';
 
@@ -33,34 +36,50 @@ export interface GuestResult {
   readonly exitCode: number;
 }
 
-/** A running machine and the connection to its host's libvirtd. */
+/** A running machine. */
 interface Guest extends AsyncDisposable {
-  readonly host: string;
-  openConsole(): Promise<Duplex>;
+  /** hear: gets what the machine said last, where it may be asked for. */
+  run(command: string, signal: AbortSignal, hear: (words: string) => void): Promise<GuestResult>;
 }
 
 /** Through the host's own socket, which works when its underlay is cut. The path is the host's, seen by its keeper. */
-async function connectTo(host: string): Promise<Connection> {
+async function connectTo(host: string, driver: 'qemu' | 'lxc'): Promise<Connection> {
   const [keeper = ''] = readFileSync(join(pids, `${host}-host.pid`), 'utf8').split(' ');
-  return connect(`qemu+unix:///system?socket=/proc/${keeper}/root/run/libvirt/libvirt-sock`, {
+  return connect(`${driver}+unix:///system?socket=/proc/${keeper}/root/run/libvirt/libvirt-sock`, {
     connectTimeoutMs: 5_000,
   });
 }
 
-/** The machine titled so among those that run on a host; one that is paused can't answer. */
-async function guestOn(host: string, title: string): Promise<Guest | undefined> {
-  const connection = await connectTo(host);
+/** The domain titled so among those of a driver that run on a host; one that is paused can't answer. */
+async function domainOn(connection: Connection, title: string): Promise<DomainRef | undefined> {
+  for (const domain of await connection.listDomains(constants.CONNECT_LIST_DOMAINS_ACTIVE)) {
+    const [xml, { state }] = await Promise.all([
+      connection.domainXml(domain.uuid),
+      connection.domainState(domain.uuid),
+    ]);
+    if (state === 'running' && xml.includes(`<title>${title}</title>`)) return domain;
+  }
+  return undefined;
+}
+
+async function machineOn(host: string, title: string): Promise<Guest | undefined> {
+  const connection = await connectTo(host, 'qemu');
   try {
-    const domains = await connection.listDomains(constants.CONNECT_LIST_DOMAINS_ACTIVE);
-    for (const { uuid } of domains) {
-      const [xml, { state }] = await Promise.all([connection.domainXml(uuid), connection.domainState(uuid)]);
-      if (state !== 'running' || !xml.includes(`<title>${title}</title>`)) continue;
+    const domain = await domainOn(connection, title);
+    if (domain)
       return {
-        host,
-        openConsole: () => connection.openConsole(uuid, undefined, constants.DOMAIN_CONSOLE_FORCE),
+        async run(command, signal, hear) {
+          const stream = await connection.openConsole(domain.uuid, undefined, constants.DOMAIN_CONSOLE_FORCE);
+          const shell = new ConsoleShell(stream);
+          try {
+            return await converse(shell, command, signal);
+          } finally {
+            hear(`${host}: ${shell.tail}`);
+            stream.destroy();
+          }
+        },
         [Symbol.asyncDispose]: () => connection.close(),
       };
-    }
   } catch (error) {
     await connection.close();
     throw error;
@@ -69,10 +88,45 @@ async function guestOn(host: string, title: string): Promise<Guest | undefined> 
   return undefined;
 }
 
+async function containerOn(host: string, title: string): Promise<Guest | undefined> {
+  const connection = await connectTo(host, 'lxc');
+  try {
+    const domain = await domainOn(connection, title);
+    return (
+      domain && {
+        run: (command, signal) => enter(host, domain.name, command, signal),
+        [Symbol.asyncDispose]: () => Promise.resolve(),
+      }
+    );
+  } finally {
+    await connection.close();
+  }
+}
+
+/**
+ * By root of the host, in the namespaces of the container's first process. `virsh lxc-enter-namespace` fails where libvirt has lost sight
+ * of that (docs/adr/0009).
+ */
+async function enter(host: string, domain: string, command: string, signal: AbortSignal): Promise<GuestResult> {
+  const script = `
+    init=$(pgrep -P "$(cat /run/libvirt/lxc/${domain}.pid)") || exit 0
+    echo entered
+    exec nsenter --target "$init" --mount --net --pid --uts --ipc -- /bin/sh -c 'PATH=/bin:/sbin; eval "$1"' sh "$1" 2>&1`;
+  const stdio = ['ignore', 'pipe', 'inherit'] as const;
+  const child = spawn(inHost, [host, 'sh', '-c', script, 'sh', command], { stdio: [...stdio], signal });
+  const [output, [exitCode]] = await Promise.all([
+    text(child.stdout),
+    once(child, 'close') as Promise<[number | null]>,
+  ]);
+  const [mark, ...lines] = output.split('\n');
+  if (mark !== 'entered') throw new GuestError('GuestNotFound', `${domain} does not run at ${host} any more`);
+  return { output: lines.join('\n'), exitCode: exitCode ?? 255 };
+}
+
 /** The machine, on whichever host runs it. Throws GuestError GuestNotFound. */
 async function findGuest(title: string): Promise<Guest> {
   const hosts = readdirSync(pids).flatMap((file) => /^(.+)-libvirtd\.pid$/.exec(file)?.slice(1) ?? []);
-  const answers = await Promise.allSettled(hosts.map((host) => guestOn(host, title)));
+  const answers = await Promise.allSettled(hosts.flatMap((host) => [machineOn(host, title), containerOn(host, title)]));
   const guests = answers.flatMap((answer) => (answer.status === 'fulfilled' ? (answer.value ?? []) : []));
   const [guest, ...others] = guests;
   await Promise.all(others.map((other) => other[Symbol.asyncDispose]()));
@@ -201,14 +255,7 @@ export async function runInGuest(title: string, command: string, timeoutMs = 30_
   const release = await lock(title, signal).catch((error: unknown) => fail(error));
   try {
     await using guest = await whenFound(title, signal);
-    const stream = await guest.openConsole();
-    const shell = new ConsoleShell(stream);
-    try {
-      return await converse(shell, command, signal);
-    } finally {
-      lastWords = `${guest.host}: ${shell.tail}`;
-      stream.destroy();
-    }
+    return await guest.run(command, signal, (words) => (lastWords = words));
   } catch (error) {
     return fail(error);
   } finally {

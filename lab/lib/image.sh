@@ -28,16 +28,17 @@ image_path() { # where the image of today's inputs is, built or not
   } | sha256sum | cut -c1-16).qcow2"
 }
 
-# The guest's program that sends raw frames, built when its source has changed; the compiler is the one of tools/.
-build_frames() {
-  local source="$image_parts/frames.go"
-  frames="$cache/frames-$(sha256sum "$source" | cut -c1-16)"
-  [ ! -x "$frames" ] || return 0
-  command -v go >/dev/null || { echo "needs Go ≥ 1.25 to build $source" >&2; return 1; }
+# A program of a guest's, in Go, built when its source has changed; the compiler is the one of tools/. Sets `program`.
+build_program() { # SOURCE
+  local name
+  name=$(basename "$1" .go)
+  program="$cache/$name-$(sha256sum "$1" | cut -c1-16)"
+  [ ! -x "$program" ] || return 0
+  command -v go >/dev/null || { echo "needs Go ≥ 1.25 to build $1" >&2; return 1; }
   CGO_ENABLED=0 GOOS=linux GOARCH=amd64 GOFLAGS='' GOWORK=off GOTOOLCHAIN=local \
-    go build -trimpath -ldflags '-s -w' -o "$frames.part" "$source"
-  rm -f "$cache"/frames-????????????????
-  mv "$frames.part" "$frames"
+    go build -trimpath -ldflags '-s -w' -o "$program.part" "$1"
+  rm -f "$cache/$name"-????????????????
+  mv "$program.part" "$program"
 }
 
 # In the order they load, each after what it needs: at once; for a seed that is no virtio disk; when the network is up.
@@ -49,11 +50,11 @@ modules_seed=(scsi_common scsi_mod virtio_scsi libata ata_piix sr_mod)
 modules_later=(button evdev)
 
 build_image() {
-  local target work root module name frames
+  local target work root module name program
   fetch_kernel
   target=$(image_path)
   [ ! -s "$target" ] || return 0
-  build_frames
+  build_program "$image_parts/frames.go"
   work=$(mktemp -d "$cache/image.XXXXXX")
   # shellcheck disable=SC2064 # the name of now
   trap "rm -rf '$work'" EXIT
@@ -67,7 +68,7 @@ build_image() {
   cp "$image_parts/init" "$root/init"
   cp "$image_parts/inittab" "$root/etc/inittab"
   chmod +x "$root/init" "$root/guest/"{console,seconds}
-  cp "$frames" "$root/bin/frames"
+  cp "$program" "$root/bin/frames"
   mkdir -p "$root/etc/acpi/PWRF"
   printf '#!/bin/sh\nsync\nexec poweroff -f\n' >"$root/etc/acpi/PWRF/00000080"
   chmod +x "$root/etc/acpi/PWRF/00000080"

@@ -6,14 +6,15 @@ import {
   apply,
   condition,
   consulDump,
+  container,
   deleteObjects,
   eventually,
   get,
   guest,
   kubectl,
-  machine,
   manifest,
   namespace,
+  patchSpec,
   project,
   remove,
   report,
@@ -90,8 +91,8 @@ describe('claims', () => {
   it('wait visibly while Consul is away, and what runs goes on', async () => {
     await apply([
       network('blue', 100),
-      machine(key('a'), { placement: { site: 'valencia' }, networks: [{ name: 'blue', address: '10.80.100.10' }] }),
-      machine(key('b'), { placement: { site: 'lisbon' }, networks: [{ name: 'blue', address: '10.80.100.11' }] }),
+      container(key('a'), { placement: { site: 'valencia' }, networks: [{ name: 'blue', address: '10.80.100.10' }] }),
+      container(key('b'), { placement: { site: 'lisbon' }, networks: [{ name: 'blue', address: '10.80.100.11' }] }),
     ]);
     await waitReady(kinds.FederatedVM, `--namespace=${ns}`);
     for (const name of ['a', 'b']) expect((await guest(key(name), 'cat /run/ready', 60_000)).exitCode).toBe(0);
@@ -111,8 +112,7 @@ describe('claims', () => {
     await waitReady(kinds.FederatedNetwork, `--namespace=${ns}`);
     await apply([network('second', 2, pinned)]);
     await says('second', 'AlreadyTaken', 'spec.vlanId', 'VLAN 3900', `FederatedNetwork ${key('first')}`);
-    const range = (from: number, to: number) => JSON.stringify({ spec: { vlanRange: { from, to } } });
-    await kubectl('patch', 'site', 'lisbon', '--type=merge', '-p', range(3_901, 3_901));
+    await patchSpec(kinds.Site, 'lisbon', { vlanRange: { from: 3_901, to: 3_901 } });
     try {
       await apply([network('third', 3, { sites: ['lisbon'] })]);
       await eventually('the only VLAN is taken', async () => {
@@ -137,7 +137,7 @@ describe('claims', () => {
         45_000,
       );
     } finally {
-      await kubectl('patch', 'site', 'lisbon', '--type=merge', '-p', range(100, 3_999));
+      await patchSpec(kinds.Site, 'lisbon', { vlanRange: { from: 100, to: 3_999 } });
     }
   }, 180_000);
 });

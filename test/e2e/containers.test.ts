@@ -1,19 +1,17 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { kinds, type FederatedVM, type VMMigration } from '../../crds/index.js';
-import { domainName } from '../../reconcilers/common/identity.js';
 import {
   apply,
   condition,
+  container,
   deleteObjects,
   eventually,
   get,
   guest,
-  inContainer,
   inSite,
   kubectl,
   machine,
   manifest,
-  type Manifest,
   namespace,
   type Operator,
   ownership,
@@ -36,21 +34,14 @@ const networks = [{ name: 'blue' }];
 let operator: Operator | undefined;
 let before: World;
 
-const container = (name: string, more: Manifest): Manifest =>
-  machine(`${ns}/${name}`, {
-    ...{ type: 'Container', image: { name: 'tiny-ct' }, networks },
-    ...{ resources: { vcpus: 1, memory: '64Mi', disk: '64Mi' } },
-    ...more,
-  });
-
 beforeAll(async () => {
   operator = await startOperator();
   before = await world();
   await apply([
     namespace(ns),
     manifest('FederatedNetwork', `${ns}/blue`, { cidr: '172.16.0.0/16', gateway: '172.16.0.1' }),
-    container('box', { placement: { site: 'valencia' } }),
-    container('peer', { placement: { site: 'saopaulo' } }),
+    container(`${ns}/box`, { networks, placement: { site: 'valencia' } }),
+    container(`${ns}/peer`, { networks, placement: { site: 'saopaulo' } }),
     machine(`${ns}/vm`, { placement: { site: 'lisbon' }, networks }),
   ]);
   await waitReady(kinds.FederatedVM, `--namespace=${ns}`);
@@ -71,8 +62,9 @@ async function set(name: string, runStrategy: 'Running' | 'Stopped' | 'Paused'):
 
 /** A shell command in a container, where it is now. */
 async function inside(name: string, command: string): Promise<string> {
-  const { metadata, status } = await object(name);
-  return await inContainer(status?.site as SiteName, domainName(name, metadata.uid), command);
+  const { stdout, exitCode } = await guest(`${ns}/${name}`, command);
+  if (exitCode !== 0) throw new Error(stdout);
+  return stdout.trim();
 }
 
 async function over(vmName: string, spec: { mode?: 'Live' }): Promise<VMMigration> {

@@ -15,7 +15,10 @@ import {
   machine,
   manifest,
   namespace,
+  patchHost,
+  wire,
   type Operator,
+  patchSpec,
   remove,
   report,
   run,
@@ -45,12 +48,13 @@ beforeAll(async () => {
 
 afterAll(async () => {
   // Whatever failed: the spare host's wire is plugged in, no Site is told anything that the lab does not begin with.
-  await inWan('up');
+  await wire('lisbon-b', 'up');
   await run('lab/up', []);
-  for (const site of ['valencia', 'saopaulo']) await patchSite(site, { maxMigrations: null, maintenance: null });
-  if ((await spareIndex()) >= 0) await patchSpare('add', '/fenced', false);
+  for (const site of ['valencia', 'saopaulo'])
+    await patchSpec(kinds.Site, site, { maxMigrations: null, maintenance: null });
+  if (await hasSpare()) await patchHost('lisbon', 'b', { fenced: false });
   await deleteObjects().catch(() => undefined);
-  if ((await spareIndex()) >= 0) await patchSpare('remove', '');
+  if (await hasSpare()) await patchHost('lisbon', 'b', null);
   await eventually('the spare host is forgotten', async () => {
     const value = (await consulDump('isthmus/site/lisbon')).get('isthmus/site/lisbon');
     expect(siteRecord.parse(JSON.parse(value ?? 'null')).hosts.map(({ name }) => name)).toEqual(['a']);
@@ -60,20 +64,8 @@ afterAll(async () => {
 const mover = (name: string, more: Manifest): Manifest =>
   machine(`${ns}/${name}`, { storage: 'Shared', networks, ...more });
 
-const inWan = async (state: 'up' | 'down'): Promise<string> =>
-  await run('lab/in', ['wan', 'ip', 'link', 'set', 'lisbon-b', state]);
-
-async function patchSite(site: string, spec: object): Promise<void> {
-  await kubectl('patch', 'sites.isthmus.dev', site, '--type=merge', `--patch=${JSON.stringify({ spec })}`);
-}
-
-const spareIndex = async (): Promise<number> =>
-  (await get(kinds.Site, 'lisbon')).spec.hosts.findIndex(({ name }) => name === 'b');
-
-async function patchSpare(op: 'add' | 'remove', field: string, value?: unknown): Promise<void> {
-  const patch = [{ op, path: `/spec/hosts/${String(await spareIndex())}${field}`, value }];
-  await kubectl('patch', 'sites.isthmus.dev', 'lisbon', '--type=json', `--patch=${JSON.stringify(patch)}`);
-}
+const hasSpare = async (): Promise<boolean> =>
+  (await get(kinds.Site, 'lisbon')).spec.hosts.some(({ name }) => name === 'b');
 
 const migration = (name: string, more: Manifest = {}): Manifest =>
   manifest('VMMigration', `${ns}/${name}`, { vmName: name, target: { site: 'saopaulo' }, ...more });
@@ -94,7 +86,7 @@ async function domainsOf(name: string): Promise<string[]> {
 
 describe('three migrations where a site lets one machine move at a time', () => {
   it('go one after the other, the higher priority first', async () => {
-    await patchSite('valencia', { maxMigrations: 1 });
+    await patchSpec(kinds.Site, 'valencia', { maxMigrations: 1 });
     // Slow enough that the others come while it copies.
     await apply([migration('first', { policy: { bandwidthMiBps: 20 } })]);
     await eventually('the first copies', async () =>
@@ -131,7 +123,7 @@ describe('three migrations where a site lets one machine move at a time', () => 
       expect(waitMs).toBeLessThan(2_000);
     }
     await remove(kinds.VMMigration, ...movers.map((name) => `${ns}/${name}`));
-    await patchSite('valencia', { maxMigrations: null });
+    await patchSpec(kinds.Site, 'valencia', { maxMigrations: null });
   }, 90_000);
 });
 
@@ -142,7 +134,7 @@ describe('a site in maintenance', () => {
     await apply([mover('stays', { placement: { site: 'saopaulo' }, runStrategy: 'Stopped' })]);
     await waitReady(kinds.FederatedVM, `--namespace=${ns}`);
     const from = performance.now();
-    await patchSite('saopaulo', { maintenance: true });
+    await patchSpec(kinds.Site, 'saopaulo', { maintenance: true });
     await apply([mover('new', { runStrategy: 'Stopped' }), mover('pinned', { placement: { site: 'saopaulo' } })]);
     await eventually(
       'only what can’t move is left',
@@ -166,7 +158,7 @@ describe('a site in maintenance', () => {
     await eventually('nothing is left', async () =>
       expect(condition(await get(kinds.Site, 'saopaulo'), 'Evacuated')).toMatchObject({ status: 'True' }),
     );
-    await patchSite('saopaulo', { maintenance: null });
+    await patchSpec(kinds.Site, 'saopaulo', { maintenance: null });
     await eventually('it is a site as others', async () => {
       const site = await get(kinds.Site, 'saopaulo');
       expect(condition(site, 'Evacuated')).toBeUndefined();
@@ -189,12 +181,12 @@ describe('a host that is lost and fenced', () => {
     await apply([mover('shared', {})]);
     expect(await domainsOf('shared')).toEqual(['lisbon-b running']);
     // A power cut, as the others see it.
-    await inWan('down');
+    await wire('lisbon-b', 'down');
     for (const name of ['shared', 'local']) {
       const { status } = await get(kinds.FederatedVM, `${ns}/${name}`);
       await inSite('lisbon-b', 'virsh', '-q', '-c', 'qemu:///system', 'destroy', status?.uuid ?? '');
     }
-    await patchSpare('add', '/fenced', true);
+    await patchHost('lisbon', 'b', { fenced: true });
     const from = performance.now();
     await eventually('it runs at another host', async () => {
       const object = await get(kinds.FederatedVM, `${ns}/shared`);
@@ -211,8 +203,8 @@ describe('a host that is lost and fenced', () => {
       }),
     );
     await guest(`${ns}/shared`, 'cat /run/ready', 60_000);
-    await inWan('up');
-    await patchSpare('add', '/fenced', false);
+    await wire('lisbon-b', 'up');
+    await patchHost('lisbon', 'b', { fenced: false });
     await eventually('what was left there is gone', async () =>
       expect(await domainsOf('shared')).toEqual(['lisbon running']),
     );

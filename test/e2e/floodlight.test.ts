@@ -6,14 +6,14 @@ import { FloodlightStandIn } from '../support/floodlight/index.js';
 import {
   apply,
   condition,
+  container,
   eventually,
   get,
   guest,
   inSite,
-  kubectl,
-  machine,
   manifest,
   namespace,
+  patchSpec,
   Pings,
   report,
   startOperator,
@@ -35,7 +35,7 @@ let floodlight: FloodlightStandIn;
 const network = (spec: object = {}) =>
   manifest('FederatedNetwork', title('blue'), { cidr: '172.22.0.0/24', sites: ['valencia', site], ...spec });
 const member = (name: keyof typeof addresses, at: string) =>
-  machine(title(name), { placement: { site: at }, networks: [{ name: 'blue', address: addresses[name] }] });
+  container(title(name), { placement: { site: at }, networks: [{ name: 'blue', address: addresses[name] }] });
 
 beforeAll(async () => {
   floodlight = await FloodlightStandIn.start({ rest: { host, port: 0 }, openflow: { host, port: 0 } });
@@ -61,7 +61,7 @@ async function reaches(from: string, to: keyof typeof addresses): Promise<boolea
 }
 
 async function choose(sdnController: object): Promise<void> {
-  await kubectl('patch', 'site', site, '--type=merge', '-p', JSON.stringify({ spec: { sdnController } }));
+  await patchSpec(kinds.Site, site, { sdnController });
 }
 
 interface Edge {

@@ -6,6 +6,7 @@ import {
   apply,
   condition,
   consulDump,
+  container,
   deleteObjects,
   edgeTargets,
   eventually,
@@ -19,6 +20,7 @@ import {
   manifest,
   namespace,
   Operator,
+  patchHost,
   project,
   remove,
   report,
@@ -27,6 +29,7 @@ import {
   stopOperator,
   waitReady,
   whereabouts,
+  wire,
   world,
   type LabHost,
   type World,
@@ -63,15 +66,12 @@ beforeAll(async () => {
 
 afterAll(async () => {
   // Whatever failed: its daemon runs, its wire is plugged in, and no Site names it.
-  await inWan('up');
+  await wire('lisbon-b', 'up');
   await run('lab/up', []);
   await deleteObjects().catch(() => undefined);
   if ((await lisbon()).spec.hosts.length > 1) await leave();
   await eventually('the spare host is forgotten', forgotten, 60_000).finally(async () => await stopOperator(operator));
 }, 240_000);
-
-const inWan = async (state: 'up' | 'down'): Promise<string> =>
-  await run('lab/in', ['wan', 'ip', 'link', 'set', 'lisbon-b', state]);
 
 const lisbon = async (): Promise<Site> => await get(kinds.Site, 'lisbon');
 
@@ -79,14 +79,7 @@ async function join(): Promise<void> {
   await kubectl('apply', '--server-side', '--field-manager=spare-host', '-f', 'lab/spare-host.yaml');
 }
 
-async function patchSpare(operation: 'add' | 'remove', field: string, value?: unknown): Promise<void> {
-  const index = (await lisbon()).spec.hosts.findIndex(({ name }) => name === 'b');
-  if (index < 0) throw new Error('the Site lisbon has no host b');
-  const patch = [{ op: operation, path: `/spec/hosts/${String(index)}${field}`, value }];
-  await kubectl('patch', 'sites.isthmus.dev', 'lisbon', '--type=json', `--patch=${JSON.stringify(patch)}`);
-}
-
-const leave = async (): Promise<void> => await patchSpare('remove', '');
+const leave = async (): Promise<void> => await patchHost('lisbon', 'b', null);
 
 /** The Site as its status has it now: what `kubectl get fsite` shows. */
 async function siteSays(hostsReady: string, reason: string): Promise<Site> {
@@ -249,7 +242,7 @@ describe('a host that joins a site', () => {
         manifest('FederatedNetwork', `${ns}/blue`, { cidr: '172.16.0.0/16' }),
       ]),
       ...Object.entries(places).map(([key, { site, host, address }]) =>
-        machine(key, {
+        (key === far ? container : machine)(key, {
           placement: { site, host },
           storage: key === near || key === spare ? 'Shared' : 'Local',
           networks: [{ name: 'blue', address }],
@@ -263,7 +256,7 @@ describe('a host that joins a site', () => {
     for (const [key, { site, host, on }] of Object.entries(places)) {
       const object = await get(kinds.FederatedVM, key);
       expect(placeOf(object)).toBe(`${site}/${host}`);
-      expect(await whereabouts(object.status?.uuid ?? '')).toEqual([`${on} running`]);
+      expect(await whereabouts(object.status?.uuid ?? '', key === far ? 'lxc' : 'qemu')).toEqual([`${on} running`]);
       macs.set(key, object.status?.interfaces?.[0]?.mac ?? '');
       expect((await guest(key, 'cat /run/ready', 60_000)).exitCode).toBe(0);
     }
@@ -366,7 +359,7 @@ describe('the choice of a host', () => {
   }, 60_000);
 
   it('passes over a host in maintenance, and leaves the machines there alone', async () => {
-    await patchSpare('add', '/maintenance', true);
+    await patchHost('lisbon', 'b', { maintenance: true });
     await eventually('the Site has seen it', async () => await siteSays('2/2', 'HostsReady'));
     // More than a has left beside it, so that only maintenance speaks against b.
     await placed('weight', ((await memoryOf('a')) * 5n) / 10n, { site: 'lisbon', host: 'a' });
@@ -376,7 +369,7 @@ describe('the choice of a host', () => {
     await placed('pinned', 1n << 27n, { site: 'lisbon', host: 'b' });
     expect(await refusal('pinned')).toContain('lisbon/b: in maintenance');
     await pings(near, [spare]);
-    await patchSpare('remove', '/maintenance');
+    await patchHost('lisbon', 'b', { maintenance: null });
     expect(await untilPlaced('pinned')).toBe('lisbon/b');
     await untilGone('weight', 'anywhere', 'pinned');
   }, 60_000);
@@ -418,14 +411,14 @@ describe('a host that is lost and fenced', () => {
   it('is waited for by nobody, and is used again when it is no longer fenced', async () => {
     await placed('lost', 1n << 27n, { site: 'lisbon', host: 'b' });
     expect(await untilPlaced('lost')).toBe('lisbon/b');
-    await inWan('down');
+    await wire('lisbon-b', 'down');
     await eventually('the Site tells', async () => await siteSays('1/2', 'LibvirtUnreachable'), 30_000);
     await remove(kinds.FederatedVM, 'hosts/lost');
     await eventually('the deletion of a machine there waits', async () => {
       const lost = await get(kinds.FederatedVM, 'hosts/lost');
       expect(condition(lost, 'DeletionBlocked')?.message).toContain('host b');
     });
-    await patchSpare('add', '/fenced', true);
+    await patchHost('lisbon', 'b', { fenced: true });
     await eventually('the deletion is done', async () =>
       expect(await find(kinds.FederatedVM, 'hosts/lost')).toBeUndefined(),
     );
@@ -449,8 +442,8 @@ describe('a host that is lost and fenced', () => {
     await placed('pinned', 1n << 27n, { site: 'lisbon', host: 'b' });
     expect(await refusal('pinned')).toContain('lisbon/b: fenced');
     await pings(near, [far]);
-    await inWan('up');
-    await patchSpare('remove', '/fenced');
+    await wire('lisbon-b', 'up');
+    await patchHost('lisbon', 'b', { fenced: null });
     await eventually('the host is back', async () => await siteSays('2/2', 'HostsReady'), 30_000);
     await eventually('so are the tunnels', () => expectMesh(labHosts));
     await eventually('and its machines', allPing, 30_000);

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { kinds } from '../../crds/index.js';
 import {
   apply,
+  container,
   eventually,
   guest,
   inSite,
@@ -36,7 +37,7 @@ beforeAll(async () => {
     manifest('FederatedNetwork', 'idle/red', { cidr: '10.1.0.0/24' }),
     manifest('FederatedNetwork', 'idle/green', { cidr: '10.2.0.0/24', sites: ['valencia', 'lisbon'] }),
     machine('idle/one', { networks: [{ name: 'red' }], placement: { site: 'saopaulo' }, storage: 'Shared' }),
-    machine('idle/two', { networks: [{ name: 'red' }, { name: 'green' }], placement: { site: 'lisbon' } }),
+    container('idle/two', { networks: [{ name: 'red' }, { name: 'green' }], placement: { site: 'lisbon' } }),
   ]);
   await waitReady(kinds.FederatedNetwork, '--namespace=idle');
   await waitReady(kinds.FederatedVM, '--namespace=idle');

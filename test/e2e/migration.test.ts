@@ -5,6 +5,7 @@ import {
   apply,
   condition,
   ConsoleWatch,
+  container,
   edgeTargets,
   eventually,
   find,
@@ -18,9 +19,11 @@ import {
   Operator,
   ownership,
   panicOf,
+  patchSpec,
   Pings,
   remove,
   report,
+  setRunStrategy,
   sites,
   startOperator,
   stopOperator,
@@ -52,7 +55,7 @@ beforeAll(async () => {
   await apply([
     namespace(ns),
     manifest('FederatedNetwork', `${ns}/blue`, { cidr: '172.16.0.0/16', sites: [...sites] }),
-    machine(watcher, { placement: { site: 'lisbon' }, networks: [{ name: 'blue' }] }),
+    container(watcher, { placement: { site: 'lisbon' }, networks: [{ name: 'blue' }] }),
   ]);
 }, 90_000);
 
@@ -211,6 +214,9 @@ async function killOperator(name: string): Promise<void> {
   operator = await Operator.start({ leaderElect: false });
 }
 
+const cancel = async (name: string): Promise<void> =>
+  await patchSpec(kinds.VMMigration, `${ns}/${name}`, { cancel: true });
+
 async function removeByForce(name: string): Promise<void> {
   await remove(kinds.VMMigration, `${ns}/${name}`);
   const none = '--patch={"metadata":{"finalizers":null}}';
@@ -298,14 +304,7 @@ describe('a migration that is not wanted any more', () => {
       how: 'spec.cancel',
       reason: 'the object stays, Cancelled, and tells where the machine is',
       end: async (name: string): Promise<void> => {
-        await kubectl(
-          'patch',
-          'vmmigration',
-          name,
-          `--namespace=${ns}`,
-          '--type=merge',
-          '--patch={"spec":{"cancel":true}}',
-        );
+        await cancel(name);
         const vmig = await untilOver(name, 20_000);
         expect(vmig.status?.phase).toBe('Cancelled');
         expect(vmig.status?.message).toContain('valencia/a');
@@ -358,14 +357,7 @@ describe('a migration that is not wanted any more', () => {
           const next = await get(kinds.VMMigration, `${ns}/next`);
           expect(condition(next, 'Ready')).toMatchObject({ status: 'False', reason: 'AnotherMigration' });
         });
-        await kubectl(
-          'patch',
-          'vmmigration',
-          'next',
-          `--namespace=${ns}`,
-          '--type=merge',
-          '--patch={"spec":{"cancel":true}}',
-        );
+        await cancel('next');
         expect((await untilOver('next', 10_000)).status?.phase).toBe('Cancelled');
         await end('unwanted');
         await eventually('the move is over', async () =>
@@ -397,22 +389,8 @@ const volumes = async (): Promise<string[]> => await volumesOf((await identity()
 const diskAt = (pool: string, site: SiteName): string[] => [`root ${pool} ${site}`, `seed ${pool} ${site}`];
 
 async function powerCycle(): Promise<void> {
-  const set = async (runStrategy: string): Promise<void> => {
-    await kubectl(
-      'patch',
-      'fvm',
-      'web-1',
-      `--namespace=${ns}`,
-      '--type=merge',
-      `--patch={"spec":{"runStrategy":"${runStrategy}"}}`,
-    );
-  };
-  await set('Stopped');
-  await eventually('it is off', async () => {
-    expect((await get(kinds.FederatedVM, mover)).status?.phase).toBe('Stopped');
-  });
-  await set('Running');
-  await waitReady(kinds.FederatedVM, `--namespace=${ns}`);
+  await setRunStrategy(mover, 'Stopped');
+  await setRunStrategy(mover, 'Running');
   await guest(mover, 'cat /run/ready', 60_000);
 }
 
@@ -450,14 +428,7 @@ describe('a machine with a disk of its own', () => {
       await write('kept');
       await apply([migration('unwanted', 'saopaulo', slowly)]);
       await untilCopying('unwanted');
-      await kubectl(
-        'patch',
-        'vmig',
-        'unwanted',
-        `--namespace=${ns}`,
-        '--type=merge',
-        '--patch={"spec":{"cancel":true}}',
-      );
+      await cancel('unwanted');
       expect((await untilOver('unwanted', 30_000)).status?.phase).toBe('Cancelled');
       await expectOnlyAt('valencia');
       expect(await written()).toBe('kept');

@@ -5,6 +5,7 @@ import {
   applyFails,
   condition,
   consulDump,
+  container,
   eventually,
   get,
   guest,
@@ -33,12 +34,8 @@ type Policy = Pick<FederatedNetworkSpec, 'firewall' | 'flows'>;
 const blue = (policy: Policy = {}) =>
   manifest('FederatedNetwork', title('blue'), { cidr: '172.20.0.0/24', gateway: '172.20.0.1', ...policy });
 
-const member = (name: Name, site: string, more: object = {}, network = 'blue') =>
-  machine(title(name), {
-    placement: { site },
-    networks: [{ name: network, address: addresses[name] }],
-    ...more,
-  });
+const member = (name: Name, site: string, network = 'blue') =>
+  container(title(name), { placement: { site }, networks: [{ name: network, address: addresses[name] }] });
 
 beforeAll(async () => {
   operator = await startOperator();
@@ -47,10 +44,15 @@ beforeAll(async () => {
     blue(),
     manifest('FederatedNetwork', title('red'), { cidr: '172.21.0.0/24', gateway: '172.21.0.1' }),
     manifest('VMTemplate', 'plain-router', { role: 'Router', image: { name: 'tiny' } }),
-    member('a', 'valencia', { storage: 'Shared' }),
+    // It moves.
+    machine(title('a'), {
+      storage: 'Shared',
+      placement: { site: 'valencia' },
+      networks: [{ name: 'blue', address: addresses.a }],
+    }),
     member('b', 'saopaulo'),
     member('c', 'valencia'),
-    member('far', 'saopaulo', {}, 'red'),
+    member('far', 'saopaulo', 'red'),
     machine(title('router'), {
       template: 'plain-router',
       placement: { site: 'lisbon' },

@@ -6,13 +6,13 @@ import {
   applyFails,
   condition,
   eventually,
-  fence,
   find,
   get,
   kubectl,
   machine,
   manifest,
   namespace,
+  patchHost,
   project,
   remove,
   run,
@@ -413,7 +413,7 @@ describe('a site that can’t be reached says why', () => {
       },
       15_000,
     );
-    await fence('away');
+    await patchHost('away', 'a', { fenced: true });
     await eventually('the site is gone', async () => expect(await find(kinds.Site, 'away')).toBeUndefined(), 15_000);
   }, 40_000);
 

@@ -5,6 +5,7 @@ import {
   apply,
   condition,
   consulDump,
+  container,
   deleteObjects,
   eventually,
   get,
@@ -207,7 +208,7 @@ describe('what somebody removes by hand', () => {
       namespace(ns),
       manifest('FederatedNetwork', `${ns}/blue`, { cidr: '10.1.0.0/24', sites: ['valencia', 'lisbon'] }),
       machine(here, { networks: [{ name: 'blue' }], placement: { site: 'valencia' } }),
-      machine(there, { networks: [{ name: 'blue' }], placement: { site: 'lisbon' } }),
+      container(there, { networks: [{ name: 'blue' }], placement: { site: 'lisbon' } }),
     ]);
     await waitReady(kinds.FederatedVM, `--namespace=${ns}`);
     const { status } = await get(kinds.FederatedVM, here);

@@ -38,15 +38,13 @@ async function survive(scenario: Scenario, repliesPerRun: number, deaths: number
   await scenario.reset();
   const effects = await harness.record(scenario, all ? 2 : 1);
   report(`${scenario.name}: ${effects.size} effects`);
-  const faults = faultsOf(effects).filter((each) => only.test(titleOf(each)));
+  const faults = faultsOf(effects).filter((each) => only.test(titleOf(each)) && !isOneOfMany(each.effect));
   const oneByOne = (some: readonly Fault[]): Fault[][] => some.map((each) => [each]);
   if (all) {
     expectReached(await survived(scenario, oneByOne(faults)), faults.length);
     return;
   }
-  const replies = faults.filter(
-    ({ effect, way, afterMs }) => way === 'lose-reply' && afterMs === undefined && !isOneOfMany(effect),
-  );
+  const replies = faults.filter(({ way, afterMs }) => way === 'lose-reply' && afterMs === undefined);
   const others = sample(
     faults.filter((each) => !replies.includes(each)),
     deaths,

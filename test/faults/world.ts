@@ -8,13 +8,14 @@ import { consulUrl } from '../support/lab/consul.js';
 import {
   apply,
   eventually,
-  kubectl,
   manifest,
   Operator,
+  patchSpec,
   project,
   report,
   run,
   sites as allSites,
+  wire,
 } from '../support/lab.js';
 import type { Lab } from './lab.js';
 import { removed, whereabouts } from './scenarios.js';
@@ -44,13 +45,10 @@ const given = <T>(value: T | undefined): T => {
 
 // --- what can be done to the lab --------------------------------------------------------------------------------------
 
-export const inWan = async (state: 'up' | 'down', site: Place): Promise<string> =>
-  await run('lab/in', ['wan', 'ip', 'link', 'set', site, state]);
-
 async function cut(site: Place, ms: number): Promise<void> {
-  await inWan('down', site);
+  await wire(site, 'down');
   await sleep(ms);
-  await inWan('up', site);
+  await wire(site, 'up');
 }
 
 async function pidOf(daemon: string): Promise<number> {
@@ -85,7 +83,7 @@ async function fail(
   meanwhile?: () => Promise<void>,
 ): Promise<void> {
   const ports = '( sport >= :49152 and sport <= :49215 ) or ( dport >= :49152 and dport <= :49215 )';
-  await inWan('down', 'saopaulo');
+  await wire('saopaulo', 'down');
   try {
     await eventually('both ends have noticed', async () => {
       for (const site of [from, to]) await run('lab/in', [site, 'ss', '--kill', '--tcp', ports]);
@@ -99,7 +97,7 @@ async function fail(
     });
     await Promise.all([sleep(ms), meanwhile?.()]);
   } finally {
-    await inWan('up', 'saopaulo');
+    await wire('saopaulo', 'up');
   }
 }
 
@@ -124,12 +122,12 @@ async function dieOnceItRuns({ from, to, uuid }: Move, stage: Stage): Promise<vo
   await eventually(`it runs at ${to}`, async () =>
     expect(await whereabouts(stage.lab, uuid)).toContain(`${to} running`),
   );
-  await inWan('down', from);
+  await wire(from, 'down');
   process.kill(await pidOf(`${from}-libvirtd`), 'SIGKILL');
   const guests = await run('lab/in', [from, 'sh', '-c', `cat /run/libvirt/qemu/*.pid 2>/dev/null || true`]);
   for (const pid of guests.split(/\s+/).filter((each) => each !== '')) killed(Number(pid));
   await sleep(10_000);
-  await inWan('up', from);
+  await wire(from, 'up');
   await run('lab/up', []);
   await stage.lab.reconnect(from);
 }
@@ -344,8 +342,7 @@ export const faults: readonly Fault[] = [
       const again = (more: string, site: string) =>
         manifest('VMMigration', `${ns}/${first}-${more}`, { vmName: name, target: { site } });
       await apply([again('again', to), again('else', 'lisbon')]);
-      const cancel = '--patch={"spec":{"cancel":true}}';
-      await kubectl('patch', 'vmig', `${first}-else`, `--namespace=${ns}`, '--type=merge', cancel);
+      await patchSpec(kinds.VMMigration, `${ns}/${first}-else`, { cancel: true });
       for (const [more, outcome] of [
         ['again', 'AlreadyThere'],
         ['else', 'Cancelled'],

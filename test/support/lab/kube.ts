@@ -71,6 +71,15 @@ export const machine = (key: string, spec: Manifest): Manifest =>
     ...spec,
   });
 
+/** Where any machine will do: it is there at once. */
+export const container = (key: string, spec: Manifest): Manifest =>
+  machine(key, {
+    type: 'Container',
+    image: { name: 'tiny-ct' },
+    resources: { vcpus: 1, memory: '64Mi', disk: '64Mi' },
+    ...spec,
+  });
+
 function metadataOf(key: string): Manifest {
   const [first = '', second] = key.split('/');
   return second === undefined ? { name: first } : { namespace: first, name: second };
@@ -206,10 +215,20 @@ async function strangers(): Promise<{ namespaces: string[]; objects: string[]; s
   };
 }
 
-/** The user's word that the hosts of a Site, which has one, are off for good. */
-export async function fence(site: string): Promise<void> {
-  const patch = [{ op: 'add', path: '/spec/hosts/0/fenced', value: true }];
-  await kubectl('patch', 'sites.isthmus.dev', site, '--type=json', `--patch=${JSON.stringify(patch)}`);
+/** Sets fields of a Site's host; null takes a field away, or the host itself. */
+export async function patchHost(
+  site: string,
+  host: string,
+  fields: Readonly<Record<string, boolean | null>> | null,
+): Promise<void> {
+  const index = (await get(kinds.Site, site)).spec.hosts.findIndex(({ name }) => name === host);
+  if (index < 0) throw new Error(`the Site ${site} has no host ${host}`);
+  const at = `/spec/hosts/${String(index)}`;
+  const changes = Object.entries(fields ?? { '': null }).map(([field, value]) => ({
+    path: field === '' ? at : `${at}/${field}`,
+    ...(value === null ? { op: 'remove' } : { op: 'add', value }),
+  }));
+  await kubectl('patch', 'sites.isthmus.dev', site, '--type=json', `--patch=${JSON.stringify(changes)}`);
 }
 
 /** Deletes every object that is not the lab's own, and waits until it is gone. Needs an operator that runs. */
@@ -219,8 +238,8 @@ export async function deleteObjects(): Promise<void> {
     for (const kind of [kinds.VMMigration, kinds.FederatedVM, kinds.FederatedNetwork])
       await kubectl('delete', `${kind.plural}.${kind.group}`, '--all-namespaces', '--all', '--wait=false');
   for (const site of others) {
-    await fence(site);
-    await kubectl('delete', 'sites.isthmus.dev', site, '--wait=false');
+    for (const { name } of (await get(kinds.Site, site)).spec.hosts) await patchHost(site, name, { fenced: true });
+    await kubectl('delete', 'sites.isthmus.dev', site, '--wait=false', '--ignore-not-found');
   }
   await objectsGone();
 }
@@ -229,7 +248,7 @@ export async function deleteObjects(): Promise<void> {
 export async function deleteTenants(): Promise<void> {
   await deleteObjects();
   const { namespaces } = await strangers();
-  if (namespaces.length > 0) await kubectl('delete', 'namespace', ...namespaces, '--wait=false');
+  if (namespaces.length > 0) await kubectl('delete', 'namespace', ...namespaces, '--wait=false', '--ignore-not-found');
 }
 
 export async function objectsGone(): Promise<void> {

@@ -56,7 +56,12 @@ export async function inSite(host: LabHost, ...command: string[]): Promise<strin
   return await run('lab/in', [host, ...command]);
 }
 
-/** A shell command inside the machine `namespace/name`, through its console; waits while the guest boots. */
+/** A host's wire to the wide area network. */
+export async function wire(host: LabHost, state: 'up' | 'down'): Promise<void> {
+  await run('lab/in', ['wan', 'ip', 'link', 'set', host, state]);
+}
+
+/** A shell command inside the machine or container `namespace/name`; waits while a guest boots. */
 export async function guest(
   title: string,
   command: string,
@@ -64,16 +69,6 @@ export async function guest(
 ): Promise<{ stdout: string; exitCode: number }> {
   const { output, exitCode } = await runInGuest(title, command, timeoutMs);
   return { stdout: output, exitCode };
-}
-
-/**
- * A shell command inside a container that runs at a host, by its domain's name: by root of the host, who needs no console. virsh
- * lxc-enter-namespace fails where libvirt has lost sight of the container's init (docs/adr/0009).
- */
-export async function inContainer(host: LabHost, domain: string, command: string): Promise<string> {
-  const init = `$(pgrep -P "$(cat /run/libvirt/lxc/${domain}.pid)")`;
-  const enter = `exec nsenter --target "${init}" --mount --net --pid --uts --ipc -- /bin/sh -c "$1"`;
-  return (await inSite(host, 'sh', '-c', enter, 'sh', command)).trim();
 }
 
 /** What a failure of a wait shows beside the last observation. */
