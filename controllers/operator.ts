@@ -85,6 +85,7 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
   const copies = new Map<string, Copying>();
   const courses = new Map<string, Course>();
   const stills = new Map<string, Still>();
+  const carried = new Set<string>();
   const clearing = new Map<string, Promise<void>>();
   const placing = oneAtATime();
   const places = new Places(objects, directory, options.maxMigrations, () => {
@@ -126,6 +127,7 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
     courses,
     stills,
     places,
+    carried,
     clearing,
     enqueue: (each: VMMigration) => migrations.enqueue(each.metadata),
     log: (message, fields) => log.warn(message, fields),

@@ -151,7 +151,8 @@ function wireObjects(
     if (!sources.isEcho(change)) targets.migration(parseKey(key));
     const { metadata, spec } = migration ?? old ?? {};
     // One whose finalizer was taken off may leave a move behind that the machine's own reconcile ends.
-    if (!migration && metadata && spec) targets.machine({ namespace: metadata.namespace, name: spec.vmName });
+    if (old && old.metadata.uid !== migration?.metadata.uid)
+      targets.machine({ namespace: old.metadata.namespace, name: old.spec.vmName });
     // The next in line.
     if (metadata && spec && migration?.status?.phase !== old?.status?.phase)
       for (const other of objects.migrationsOf(metadata.namespace, spec.vmName)) targets.migration(other.metadata);

@@ -1,17 +1,16 @@
 import type { FederatedVM, VMMigration } from '../../crds/index.js';
-import { consul } from '../common/allocation.js';
 import { attempt as trying, messageOf, Transient } from '../common/errors.js';
 import { domainUuid } from '../common/identity.js';
 import { isUnanswered, tolerating } from '../common/libvirt.js';
 import type { Outcome } from '../common/outcome.js';
-import { keys, parseRecord, vmRecord, type HostRef, type Versioned, type VmRecord } from '../common/records.js';
+import type { HostRef, Versioned, VmRecord } from '../common/records.js';
 import { hostKey, machineLink } from '../host.js';
 import { assess, isLeftOver } from './assess.js';
 import { startMove } from './begin.js';
 import { describe, type Ends, readEnds } from './ends.js';
 import type { Move } from './move.js';
 import { isUnderWay, live } from './move.js';
-import { giveBack, takeOver } from './ownership.js';
+import { assertMoving, giveBack, takeOver } from './ownership.js';
 import { carryPostCopy } from './postcopy.js';
 import { progressOf } from './progress.js';
 import { settle } from './settle.js';
@@ -210,7 +209,7 @@ async function requireNothingUnderWay(
     throw new Transient('MoveUnderWay', `the move to ${hostKey(target)} goes on; it is looked at again`);
 }
 
-/** Ends what a move that was given up has at its target, as the daemon there would. Asks Consul's leader first: nobody else may run it there by now. */
+/** Ends what a move that was given up has at its target, as the daemon there would. */
 async function end(
   ref: HostRef | undefined,
   fuid: string,
@@ -218,10 +217,7 @@ async function end(
   { hosts, store }: MigrationDependencies,
 ): Promise<void> {
   const link = ref && machineLink(hosts.get(ref), live);
-  const entry = await consul('asking whose move it is', () => store.get(keys.vm(fuid)));
-  const record = entry && parseRecord(vmRecord, entry).value;
-  if (record?.phase !== 'Moving' || record.attempt !== attempt)
-    throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
+  await assertMoving(fuid, attempt, { store });
   if (ref && link?.isConnected)
     await trying('LibvirtFailed', `target ${hostKey(ref)}`, () =>
       tolerating(['NO_DOMAIN', 'OPERATION_INVALID'], link.connection.destroyDomain(domainUuid(fuid))),

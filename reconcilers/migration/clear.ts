@@ -5,7 +5,7 @@ import { domainUuid } from '../common/identity.js';
 import type { Versioned, VmRecord } from '../common/records.js';
 import { abandoned, isFenced } from '../fenced.js';
 import { hostKey, machineLink } from '../host.js';
-import { deleteCopies } from '../vm/disk.js';
+import { deleteCopies, findVolumes } from '../vm/disk.js';
 import { linkOf } from './move.js';
 import { cas } from './ownership.js';
 import { type MigrationDependencies, reachable, type Status } from './step.js';
@@ -63,10 +63,16 @@ export async function clearCopied(
       `${hostKey(value)} has no domain of ${spec.vmName} any more: the disk that was copied stays until that is cleared up`,
       10_000,
     );
+  const kept = volumesAt(value, value.storage ?? 'Local', value, dependencies);
+  if (!(await trying('LibvirtFailed', `target ${hostKey(value)}`, () => findVolumes(fuid, kept))))
+    throw new Waiting(
+      'DiskMissing',
+      `${hostKey(value)} has no whole disk of ${spec.vmName} in pool ${kept.pool}: what was copied from stays at ${hostKey(left)} until that is cleared up`,
+      10_000,
+    );
   // Another move may be about to copy the disk back to where it is deleted: it waits for us, or we let it be.
   if (directory.machine(fuid)?.index !== index || clearing.has(fuid))
     throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
-  const kept = volumesAt(value, value.storage ?? 'Local', value, dependencies);
   // A host that is off keeps its volumes; the audit names them when it is back.
   const deleted = isFenced(left, dependencies)
     ? Promise.resolve()

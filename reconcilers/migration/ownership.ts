@@ -5,7 +5,7 @@ import { within } from '../common/deadline.js';
 import { attempt as trying, Transient } from '../common/errors.js';
 import { given } from '../common/given.js';
 import type { Outcome } from '../common/outcome.js';
-import { keys, serialise, type Versioned, type VmRecord } from '../common/records.js';
+import { keys, parseRecord, serialise, vmRecord, type Versioned, type VmRecord } from '../common/records.js';
 import { abandoned, isFenced } from '../fenced.js';
 import { hostKey } from '../host.js';
 import { deleteTransfer } from '../vm/copy.js';
@@ -96,6 +96,7 @@ export async function giveBack(
 ): Promise<Outcome<Status>> {
   const { attempt = migration.metadata.uid, target, mode, copy: _, ...kept } = value;
   const { phase, reason, message } = result;
+  await assertMoving(fuid, attempt, dependencies);
   // There is no domain at the target: only what was copied so far is there. With an end that is off it stays: the two may
   // be one storage, and nobody can tell.
   const isTargetOff = target !== undefined && isFenced(target, dependencies);
@@ -118,6 +119,18 @@ export async function giveBack(
       `the record changed while the move to ${target ? hostKey(target) : ''} was given up; it is read again`,
     );
   return finish(migration, phase, reason, message, dependencies);
+}
+
+/** Asks Consul's leader: what this process has heard may be old, and what is ended or deleted at the target may be the machine by now. */
+export async function assertMoving(
+  fuid: string,
+  attempt: string,
+  { store }: Pick<MigrationDependencies, 'store'>,
+): Promise<void> {
+  const entry = await consul('asking whose move it is', () => store.get(keys.vm(fuid)));
+  const record = entry && parseRecord(vmRecord, entry).value;
+  if (record?.phase !== 'Moving' || record.attempt !== attempt)
+    throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
 }
 
 /** Writes the machine's record, if it is still the one that was read. */

@@ -1,6 +1,6 @@
 import type { VMMigration } from '../../crds/index.js';
 import { federatedUid } from '../common/allocation.js';
-import { isInterruption } from '../common/errors.js';
+import { isInterruption, Waiting } from '../common/errors.js';
 import type { Outcome } from '../common/outcome.js';
 import { begin } from './begin.js';
 import { hostKey } from '../host.js';
@@ -21,10 +21,28 @@ import {
 } from './step.js';
 
 /** Carries a move one step on, from what both ends and the ownership record show. */
-export async function reconcileMigration(
+export const reconcileMigration = async (
   migration: VMMigration,
   dependencies: MigrationDependencies,
-): Promise<Outcome<Status>> {
+): Promise<Outcome<Status>> =>
+  await alone(migration.metadata.uid, dependencies.carried, () => carry(migration, dependencies));
+
+/**
+ * One worker at a time for an attempt: what one gives up, and deletes at the target, another must not hand over meanwhile. Throws Waiting
+ * while there is another.
+ */
+export async function alone<T>(attempt: string, carried: Set<string>, act: () => Promise<T>): Promise<T> {
+  if (carried.has(attempt))
+    throw new Waiting('MoveWithoutMigration', `attempt ${attempt} is still carried on, its VMMigration is gone`, 500);
+  carried.add(attempt);
+  try {
+    return await act();
+  } finally {
+    carried.delete(attempt);
+  }
+}
+
+async function carry(migration: VMMigration, dependencies: MigrationDependencies): Promise<Outcome<Status>> {
   const status: Status = migration.status ?? {};
   if (isFinal(status.phase)) return concluded(migration, status);
   dependencies.directory.assertCurrent();

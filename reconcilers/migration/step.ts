@@ -29,6 +29,8 @@ export interface MigrationDependencies {
   readonly stills: Map<string, Still>;
   /** Who may move just now. */
   readonly places: Places;
+  /** Attempts that a worker of this process has in hand: two queues may carry one whose VMMigration goes. */
+  readonly carried: Set<string>;
   /** Disks that this process deletes just now, after a move, by fuid. */
   readonly clearing: Map<string, Promise<void>>;
   /** Asks for a reconcile of the migration. */

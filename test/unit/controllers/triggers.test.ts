@@ -86,6 +86,16 @@ describe('a VMMigration wakes', () => {
       act: (migrations: MemoryStore<VMMigration>) => migrations.delete(keyOf(copying)),
       woken: ['machine web-1', 'migration away'],
     },
+    {
+      title: 'its machine when it is another of the same name',
+      reason: 'one that was deleted and made anew while nobody watched shows as one change',
+      before: [copying],
+      act: (migrations: MemoryStore<VMMigration>) => {
+        const another = migrationObject('away', { vmName: 'web-1' }, { uid: '00000000-0000-4000-8000-00000000000a' });
+        migrations.set(keyOf(another), another);
+      },
+      woken: ['machine web-1', 'migration away'],
+    },
   ];
   it.each(cases)('$title: $reason', ({ before, act, woken }) => expect(wokenBy(act, before)).toEqual(woken));
 });

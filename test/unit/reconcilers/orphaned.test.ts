@@ -1,5 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import { orphanedAttempt } from '../../../reconcilers/migration/orphaned.js';
+import { alone } from '../../../reconcilers/migration/reconciler.js';
 import type { VmRecord } from '../../../reconcilers/common/records.js';
 import { machineObject, migrationObject, objectsOf } from './support/objects.js';
 
@@ -26,5 +27,30 @@ describe('a move that nobody ends', () => {
     const migrations = uid === undefined ? [] : [migrationObject('move', { vmName: 'web' }, { uid })];
     const found = orphanedAttempt(machineObject('web'), record, objectsOf({ migrations }));
     expect(found).toBe(orphaned ? attempt : undefined);
+  });
+});
+
+describe('an attempt', () => {
+  const other = '00000000-0000-4000-8000-000000000001';
+
+  it('is carried by one worker at a time: the machine’s own waits for the one that had its VMMigration in hand', async () => {
+    const carried = new Set<string>();
+    let finish = (): void => undefined;
+    const first = alone(attempt, carried, async () => await new Promise<void>((resolve) => (finish = resolve)));
+    const acted: string[] = [];
+    const act = async (): Promise<void> => await Promise.resolve(void acted.push('second'));
+    await expect(alone(attempt, carried, act)).rejects.toMatchObject({ reason: 'MoveWithoutMigration' });
+    expect(acted).toEqual([]);
+    await alone(other, carried, act);
+    finish();
+    await first;
+    await alone(attempt, carried, act);
+    expect(acted).toEqual(['second', 'second']);
+  });
+
+  it('is free again when a worker fails', async () => {
+    const carried = new Set<string>();
+    await expect(alone(attempt, carried, () => Promise.reject(new Error('no')))).rejects.toThrow('no');
+    expect(carried.size).toBe(0);
   });
 });
