@@ -66,7 +66,8 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
   };
   const objects = objectsOf(stores);
   const readSecret = (namespace: string, name: string) => api.secret(namespace, name);
-  const hosts = new HostPool(readSecret, options.namespace);
+  // A process that slept past its lease goes on where it stood: what it was about to change may be its successor's by now.
+  const hosts = new HostPool(readSecret, options.namespace, () => manager.assertLeading());
   const directory = new Directory(store, (key, error) =>
     log.error('damaged record', { key, problem: messageOf(error) }),
   );
@@ -204,7 +205,7 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
       }
     },
   };
-  const manager = new Manager({
+  const manager: Manager = new Manager({
     log,
     metrics,
     healthAddress: options.healthAddress,

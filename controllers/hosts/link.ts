@@ -1,6 +1,6 @@
 import { BehaviorSubject, Subject, Subscription, type Observable } from 'rxjs';
 import { connect, constants, LibvirtConnectionError, LibvirtError } from '../../drivers/libvirt/index.js';
-import type { Connection, DomainLifecycle, DomainState, TlsMaterial } from '../../drivers/libvirt/types.js';
+import type { Connection, ConnectOptions, DomainLifecycle, DomainState } from '../../drivers/libvirt/types.js';
 import type { LibvirtLink, ObservedDomain, ObservedNetwork } from '../../reconcilers/host.js';
 import { backoffMs, sleep } from '../runtime/time.js';
 
@@ -37,7 +37,7 @@ export class Link implements LibvirtLink {
 
   constructor(
     readonly uri: string,
-    private readonly tls: TlsMaterial | undefined,
+    private readonly options: Pick<ConnectOptions, 'tls' | 'assertMayChange'> = {},
   ) {
     this.#running = this.#run();
   }
@@ -81,7 +81,7 @@ export class Link implements LibvirtLink {
     for (let failures = 0; !signal.aborted; failures++) {
       const events = new Subscription();
       try {
-        const connection = await connect(this.uri, { signal, ...(this.tls ? { tls: this.tls } : {}) });
+        const connection = await connect(this.uri, { ...this.options, signal });
         this.#connection = connection;
         let open = (): void => undefined;
         const loaded = new Promise<void>((resolve) => (open = resolve));

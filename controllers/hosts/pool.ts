@@ -28,6 +28,8 @@ export class HostPool implements Hosts {
     private readonly readSecret: ReadSecret,
     /** Where the Secrets with the certificates are. */
     private readonly namespace: string,
+    /** Asked before anything is changed at a host by libvirt. */
+    private readonly assertMayChange: () => void = () => undefined,
   ) {}
 
   get added(): Observable<Host> {
@@ -107,7 +109,7 @@ export class HostPool implements Hosts {
     for (const [key, spec] of wanted) {
       if (this.#open.has(key)) continue;
       try {
-        const host = new OpenHost(name, spec, site.spec, tls ?? undefined);
+        const host = new OpenHost(name, spec, site.spec, tls ?? undefined, this.assertMayChange);
         this.#open.set(key, host);
         this.#added.next(host);
       } catch (error) {
@@ -157,6 +159,7 @@ class OpenHost implements Host {
     public spec: SiteHost,
     public siteSpec: SiteSpec,
     tls: TlsMaterial | undefined,
+    assertMayChange: () => void,
   ) {
     this.host = spec.name;
     this.#endpoints = endpointsOf(spec, siteSpec, tls);
@@ -173,8 +176,9 @@ class OpenHost implements Host {
       this.ovsdb = open(openOvsdb(ovs.ovsdb, monitoredTables, options));
       this.int = open(openSwitch(ovs.openflow.int, options));
       this.edge = open(openSwitch(ovs.openflow.edge, options));
-      this.qemu = libvirt.qemu === undefined ? undefined : open(new Link(libvirt.qemu, tls));
-      this.lxc = libvirt.lxc === undefined ? undefined : open(new Link(libvirt.lxc, tls));
+      this.qemu =
+        libvirt.qemu === undefined ? undefined : open(new Link(libvirt.qemu, { ...options, assertMayChange }));
+      this.lxc = libvirt.lxc === undefined ? undefined : open(new Link(libvirt.lxc, { ...options, assertMayChange }));
     } catch (error) {
       for (const each of opened) void each.close();
       throw error;

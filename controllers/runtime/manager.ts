@@ -1,6 +1,6 @@
 import type { Controller } from './controller.js';
 import { HealthServer } from './health.js';
-import { acquireLease, type Leadership, type LeaseOptions } from './lease.js';
+import { acquireLease, type Leadership, LeadershipLostError, type LeaseOptions } from './lease.js';
 import type { Log } from './log.js';
 import { addProcessMetrics, type Metrics } from './metrics.js';
 import { aborted, sharedAbortController } from './time.js';
@@ -50,6 +50,7 @@ export class Manager {
   readonly #stop = new AbortController();
   readonly #tasks = sharedAbortController();
   readonly #health: HealthServer;
+  #leadership: Leadership | undefined;
 
   constructor(private readonly options: ManagerOptions) {
     addProcessMetrics(options.metrics);
@@ -58,6 +59,13 @@ export class Manager {
       metrics: options.metrics,
       notReady: () => this.#notReady(),
     });
+  }
+
+  /** Throws LeadershipLostError unless this process leads: nothing outside may be changed then. */
+  assertLeading(): void {
+    if (!this.options.lease) return;
+    if (!this.#leadership) throw new LeadershipLostError();
+    this.#leadership.assertLeading();
   }
 
   /** As SIGTERM and SIGINT do; run then ends. */
@@ -101,9 +109,8 @@ export class Manager {
       slowStartMs = 10_000,
     } = this.options;
     const ends = [aborted(this.#stop.signal), ...(leadership ? [aborted(leadership.lost)] : [])];
-    const assertLeading = () => {
-      leadership?.assertLeading();
-    };
+    this.#leadership = leadership;
+    const assertLeading = () => this.assertLeading();
     const synced = Promise.all(reflectors.map((reflector) => reflector.whenSynced()));
     const telling = setInterval(() => log.warn('waiting to start', { missing: this.#notReady() }), slowStartMs);
     await Promise.race([synced, ...ends]).finally(() => clearInterval(telling));

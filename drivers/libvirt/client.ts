@@ -311,6 +311,10 @@ export class LibvirtClient implements Connection {
     return { state: nameOf(domainStates, state, 'domain state'), reason };
   }
 
+  async hasManagedSave(uuid: string): Promise<boolean> {
+    return (await this.#onDomain(procedures.domainHasManagedSaveImage, uuid, 0)).result;
+  }
+
   async domainMetadata(uuid: string, namespaceUri: string, flags = 0): Promise<string | undefined> {
     const args = { dom: this.#domain(uuid), type: metadataElement, uri: namespaceUri, flags };
     const found = await unlessMissing(ERR_NO_DOMAIN_METADATA, this.rpc.call(procedures.domainGetMetadata, args));
@@ -370,7 +374,7 @@ export class LibvirtClient implements Connection {
       cookie: new Uint8Array(),
       flags,
     };
-    await this.rpc.call(procedures.domainMigratePerform3Params, args, options.timeoutMs ?? 'none');
+    await this.rpc.call(procedures.domainMigratePerform3Params, args, options.timeoutMs ?? 'none', options.signal);
   }
 
   async setMigrationSpeed(uuid: string, mibPerSecond: number): Promise<void> {

@@ -34,7 +34,11 @@ export async function connect(uri: string, options: ConnectOptions = {}): Promis
   try {
     const transport = await dial(target, options.tls, attempt.signal);
     const maxCallsInFlight = options.maxCallsInFlight ?? MAX_CALLS_IN_FLIGHT;
-    const rpc = new RpcConnection(transport, { peer: uri, callTimeoutMs, maxCallsInFlight, keepalive });
+    const { assertMayChange } = options;
+    const rpc = new RpcConnection(transport, {
+      ...{ peer: uri, callTimeoutMs, maxCallsInFlight, keepalive },
+      ...(assertMayChange ? { assertMayChange } : {}),
+    });
     attempt.signal.addEventListener('abort', () => rpc.fail(asError(attempt.signal.reason)));
     void rpc.ended.then(release);
     return await open(rpc, uri, target);

@@ -21,6 +21,7 @@ export interface RpcOptions {
   readonly callTimeoutMs: number;
   readonly maxCallsInFlight: number;
   readonly keepalive: { readonly intervalMs: number; readonly count: number };
+  readonly assertMayChange?: () => void;
 }
 
 /** A deadline in milliseconds; 'none' lasts as long as the connection does. */
@@ -33,9 +34,10 @@ const MAX_TIMER_MS = 0x7fff_ffff;
 const EMPTY = Buffer.alloc(0);
 
 interface CallHooks {
-  sent(serial: number): void;
+  sent?(serial: number): void;
   /** The daemon carried the call out after its caller had given up. */
-  late(): void;
+  late?(): void;
+  readonly signal?: AbortSignal;
 }
 
 /** A call on its way: in the queue while it has no serial. */
@@ -45,6 +47,7 @@ interface Call {
   readonly program: Program;
   readonly payload: Buffer;
   readonly unbounded: boolean;
+  readonly asks: boolean;
   /** Whoever waited gave up; the daemon may still be at it, so the call keeps its place. */
   abandoned: boolean;
   sent(serial: number): void;
@@ -114,8 +117,9 @@ export class RpcConnection {
     return this.#failure === undefined && !this.#closing;
   }
 
-  async call<A, R>(procedure: Procedure<A, R>, args: A, deadline?: Deadline): Promise<R> {
-    return this.#start(procedure, args, deadline);
+  /** signal: takes the call back while it was not sent. */
+  async call<A, R>(procedure: Procedure<A, R>, args: A, deadline?: Deadline, signal?: AbortSignal): Promise<R> {
+    return this.#start(procedure, args, deadline, signal && { signal });
   }
 
   /** Makes a call whose data travel in a stream of the same serial. Resolves when the daemon has accepted it. */
@@ -225,15 +229,16 @@ export class RpcConnection {
         program: procedure.program,
         payload: encode(procedure.args, args),
         unbounded: deadline === 'none',
+        asks: procedure.asks,
         abandoned: false,
         sent: (given) => {
           serial = given;
-          hooks?.sent(given);
+          hooks?.sent?.(given);
         },
         reply: ({ header, payload }) => {
           clearTimeout(timer);
           if (header.status === MessageStatus.error) reject(decodeError(payload));
-          else if (call.abandoned) hooks?.late();
+          else if (call.abandoned) hooks?.late?.();
           else resolve(decode(procedure.result, payload));
         },
         fail: (error) => {
@@ -244,10 +249,22 @@ export class RpcConnection {
       const expire = (timeoutMs: number): void => {
         const state = serial === undefined ? 'was not sent, others were before it,' : 'was not answered';
         reject(new LibvirtTimeoutError(`${procedure.name} ${state} within ${timeoutMs} ms (${this.#options.peer})`));
-        if (serial === undefined) this.#queue = this.#queue.filter((queued) => queued !== call);
+        if (serial === undefined) withdraw();
         else this.#abandon(call);
       };
+      const withdraw = (): void => void (this.#queue = this.#queue.filter((queued) => queued !== call));
       const timer = deadline === 'none' ? undefined : setTimeout(expire, Math.min(deadline, MAX_TIMER_MS), deadline);
+      const { signal } = hooks ?? {};
+      const takeBack = (): void => {
+        if (serial !== undefined) return;
+        withdraw();
+        call.fail(signal?.reason as Error);
+      };
+      if (signal?.aborted === true) {
+        takeBack();
+        return;
+      }
+      signal?.addEventListener('abort', takeBack, { once: true });
       this.#queue.push(call);
       this.#pump();
     });
@@ -263,6 +280,7 @@ export class RpcConnection {
       if (call === undefined) return;
       const serial = this.#nextSerial();
       try {
+        if (!call.asks) this.#options.assertMayChange?.();
         const { program, procedure } = call;
         const header = { program, procedure, type: MessageType.call, serial, status: MessageStatus.ok };
         const bytes = encodeMessage(header, call.payload);

@@ -42,6 +42,8 @@ export const keepalivePong = 2;
 
 export interface Procedure<A, R> {
   readonly name: string;
+  /** Whether it only asks: what is there is the same afterwards. */
+  readonly asks: boolean;
   readonly program: Program;
   readonly number: number;
   readonly args: Codec<A>;
@@ -178,8 +180,12 @@ export const errorBody = struct({
   net: optional(networkRef),
 });
 
+/** How libvirt names what only asks; a name that is not among these is taken for a change. */
+const asking = /^(AUTH|CONNECT|NODE)_|_(GET|LOOKUP|LIST|IS|HAS)_|^STORAGE_POOL_REFRESH$|^STORAGE_VOL_DOWNLOAD$/;
+
 const remote = <A, R>(number: number, name: string, args: Codec<A>, result: Codec<R>): Procedure<A, R> => ({
   name,
+  asks: asking.test(name),
   program: remoteProgram,
   number,
   args,
@@ -292,6 +298,7 @@ export const procedures = {
     struct({ dom: domainRef, milliseconds: uhyper, flags }),
     nothing,
   ),
+  domainHasManagedSaveImage: remote(183, 'DOMAIN_HAS_MANAGED_SAVE_IMAGE', domainFlags, struct({ result: truth })),
   domainCreateWithFlags: remote(196, 'DOMAIN_CREATE_WITH_FLAGS', domainFlags, domain),
   domainOpenConsole: remote(
     201,
@@ -421,6 +428,7 @@ export const procedures = {
   domainAbortJobFlags: remote(442, 'DOMAIN_ABORT_JOB_FLAGS', domainFlags, nothing),
   qemuDomainAgentCommand: {
     name: 'QEMU_DOMAIN_AGENT_COMMAND',
+    asks: false,
     program: qemuProgram,
     number: 3,
     args: struct({ dom: domainRef, command: text, timeoutSeconds: int, flags }),

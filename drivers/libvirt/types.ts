@@ -23,10 +23,14 @@ export interface ConnectOptions {
   readonly maxCallsInFlight?: number;
   /** Ends the attempt to connect, and later the connection. */
   readonly signal?: AbortSignal;
+  /** Asked right before a call is sent that changes something; what it throws, the call fails with, unsent. */
+  readonly assertMayChange?: () => void;
 }
 
 export interface CallOptions {
   readonly timeoutMs?: number;
+  /** Takes the call back while it waits here; once it was sent, this does nothing. */
+  readonly signal?: AbortSignal;
 }
 
 /** virDomainState. */
@@ -173,6 +177,8 @@ export interface Connection extends AsyncDisposable {
   undefineDomain(uuid: string, flags?: number): Promise<void>;
   domainXml(uuid: string, flags?: number): Promise<string>;
   domainState(uuid: string): Promise<DomainStatus>;
+  /** Whether its next start goes on with memory that was saved (virsh managedsave). */
+  hasManagedSave(uuid: string): Promise<boolean>;
   /** The <metadata> element of that namespace, or undefined. */
   domainMetadata(uuid: string, namespaceUri: string, flags?: number): Promise<string | undefined>;
   setDomainMetadata(uuid: string, xml: string, prefix: string, namespaceUri: string, flags?: number): Promise<void>;

@@ -1,8 +1,10 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { execFile } from 'node:child_process';
 import { createHash, randomBytes, randomUUID } from 'node:crypto';
 import { mkdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
 import { filter, firstValueFrom, take, toArray } from 'rxjs';
 import { connect, constants, LibvirtError, type Connection } from '../../drivers/libvirt/index.js';
 import { startLibvirtd, type Libvirtd } from '../support/libvirtd.js';
@@ -117,6 +119,16 @@ describe('a machine of the qemu driver', () => {
     expect(await connection.domainMetadata(uuid, 'urn:example', constants.DOMAIN_AFFECT_CONFIG)).toBe('<vm a="1"/>');
     expect(await connection.domainMetadata(uuid, 'urn:example', constants.DOMAIN_AFFECT_LIVE)).toBe('<vm a="1"/>');
     expect(await connection.domainXml(uuid)).toContain('urn:example');
+  });
+
+  it('tells that its memory was saved, until it goes on with that', async () => {
+    expect(await connection.hasManagedSave(uuid)).toBe(false);
+    await promisify(execFile)('virsh', ['-q', '-c', daemon.uri('qemu', 'unix'), 'managedsave', uuid]);
+    expect(await connection.hasManagedSave(uuid)).toBe(true);
+    expect(await connection.domainState(uuid)).toEqual({ state: 'shutoff', reason: constants.DOMAIN_SHUTOFF_SAVED });
+    await connection.startDomain(uuid);
+    expect(await connection.hasManagedSave(uuid)).toBe(false);
+    expect(await connection.domainState(uuid)).toEqual({ state: 'running', reason: constants.DOMAIN_RUNNING_RESTORED });
   });
 
   it('has no job while nothing moves it', async () => {

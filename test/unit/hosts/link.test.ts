@@ -67,7 +67,7 @@ beforeEach(async () => {
   server = createServer((socket) => void daemon.serve(new Peer(socket)));
   server.listen(join(directory, 'sock'));
   await once(server, 'listening');
-  link = new Link(`qemu+unix:///system?socket=${join(directory, 'sock')}`, undefined);
+  link = new Link(`qemu+unix:///system?socket=${join(directory, 'sock')}`);
   await until(() => link.isConnected);
 });
 

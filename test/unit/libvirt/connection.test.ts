@@ -29,7 +29,8 @@ afterEach(async () => {
   open = undefined;
 });
 
-const { connectGetType, connectGetHostname, storageVolDownload, storageVolUpload } = procedures;
+const { connectGetType, connectGetHostname, domainDestroyFlags, storageVolDownload, storageVolUpload } = procedures;
+const someDomain = { name: 'a', uuid: '00000000-0000-4000-8000-000000000001', id: 1 };
 const typeBytes = (type: string): Buffer => encode(connectGetType.result, { type });
 const transfer = { vol: { pool: 'p', name: 'v', key: 'v' }, offset: 0n, length: 0n, flags: 0 };
 const outcome = (promise: Promise<unknown>): Promise<unknown> => promise.catch((error: unknown) => error);
@@ -71,6 +72,43 @@ describe('calls', () => {
     peer.reply(third, typeBytes('third'));
     peer.reply(await peer.next(), typeBytes('fourth'));
     expect((await Promise.all(answers)).map(({ type }) => type)).toEqual(['first', 'second', 'third', 'fourth']);
+  });
+
+  it('that change something are not sent once nothing may be changed, nor is what waited for its turn; what only asks is', async () => {
+    let isLeading = true;
+    const assertMayChange = (): void => {
+      if (!isLeading) throw new Error('another may lead by now');
+    };
+    const { rpc, peer } = await connected({ maxCallsInFlight: 1, assertMayChange });
+    const destroy = (): Promise<unknown> => outcome(rpc.call(domainDestroyFlags, { dom: someDomain, flags: 0 }));
+    const [sent, waiting] = [destroy(), destroy()];
+    const first = await peer.next();
+    isLeading = false;
+    const asked = rpc.call(connectGetType, undefined);
+    peer.reply(first);
+    const second = await peer.next();
+    expect(second.header.procedure).toBe(connectGetType.number);
+    peer.reply(second, typeBytes('QEMU'));
+    expect(await sent).toBeUndefined();
+    expect(await waiting).toMatchObject({ message: 'another may lead by now' });
+    expect(await asked).toEqual({ type: 'QEMU' });
+    expect(await destroy()).toMatchObject({ message: 'another may lead by now' });
+    expect(peer.waiting).toBe(0);
+  });
+
+  it('can be taken back while they wait, not once they were sent', async () => {
+    const { rpc, peer } = await connected({ maxCallsInFlight: 2 });
+    const both = new AbortController();
+    const [sent, waiting, late] = [both.signal, both.signal, AbortSignal.abort(new Error('already'))].map((signal) =>
+      outcome(rpc.call(connectGetHostname, undefined, 'none', signal)),
+    );
+    both.abort(new Error('taken back'));
+    expect(await waiting).toMatchObject({ message: 'taken back' });
+    expect(await late).toMatchObject({ message: 'already' });
+    const call = await peer.next();
+    peer.reply(call, encode(connectGetHostname.result, { hostname: 'a' }));
+    expect(await sent).toEqual({ hostname: 'a' });
+    expect(peer.waiting).toBe(0);
   });
 
   it('without a deadline leave one place to the others', async () => {
