@@ -49,9 +49,16 @@ export function wire(sources: TriggerSources, targets: TriggerTargets): Subscrip
     subscriptions.add(source.subscribe(act));
   };
   wireObjects(sources, targets, on);
+  const attempts = () => new Set([...sources.directory.moving()].map(({ attempt }) => attempt));
+  let moving = attempts();
   on(sources.directory.changes, ({ networks, machines }) => {
     for (const fuid of networks) enqueueNetwork(sources, targets, fuid);
     for (const fuid of machines) enqueueMachine(sources, targets, fuid);
+    // A place is free once the record says so, too, which may be heard after the migration's own word.
+    const before = moving;
+    moving = attempts();
+    if ([...before].some((each) => !moving.has(each)))
+      for (const { metadata } of queued(sources.objects)) targets.migration(metadata);
   });
   on(sources.dataplane.drift, ({ vni }) => {
     const fuid = sources.directory.networkOfVni(vni);

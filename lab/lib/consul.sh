@@ -10,7 +10,8 @@ consul_start() { # ID
     [ "$id" = "$1" ] || join+=(-retry-join "${address_of[$id]}")
   done
   mkdir -p "$state/$1/consul"
-  echo '{"performance": {"raft_multiplier": 1}, "disable_update_check": true}' >"$state/$1/consul.json"
+  # Of a client that was killed it waits for the longest of its blocking queries (5 min); tests kill an operator every few seconds.
+  echo '{"performance": {"raft_multiplier": 1}, "disable_update_check": true, "limits": {"http_max_conns_per_client": 100000}}' >"$state/$1/consul.json"
   launch "$1-consul" --site "$1" "$tools/consul" agent -server -bootstrap-expect "$servers" -datacenter isthmus \
     -node "$1" -bind "${address_of[$1]}" -client "127.0.0.1 ${address_of[$1]}" -data-dir "$state/$1/consul" \
     -config-file "$state/$1/consul.json" -retry-interval 1s "${join[@]}"

@@ -91,6 +91,12 @@ export function awaitsResume({ reason }: DomainStatus): boolean {
 export const isPostCopy = (reason: number): boolean =>
   reason === constants.DOMAIN_PAUSED_POSTCOPY || reason === constants.DOMAIN_PAUSED_POSTCOPY_FAILED;
 
+/** After post-copy began: it has run here, with memory that is still at the other end. */
+export const runsOnPart = ({ state, reason }: DomainStatus): boolean =>
+  (state === 'paused' && isPostCopy(reason)) ||
+  (state === 'running' &&
+    (reason === constants.DOMAIN_RUNNING_POSTCOPY || reason === constants.DOMAIN_RUNNING_POSTCOPY_FAILED));
+
 /**
  * What a move needs whose guest has begun to run at the target while the source has memory of it.
  * - sending: the daemons are at it.

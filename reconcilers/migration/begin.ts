@@ -2,6 +2,7 @@ import type { FederatedVM, VMMigration } from '../../crds/index.js';
 import { messageOf, Transient, Waiting } from '../common/errors.js';
 import { domainUuid } from '../common/identity.js';
 import type { Outcome } from '../common/outcome.js';
+import { recordChanged } from '../common/latest.js';
 import type { Versioned, VmRecord } from '../common/records.js';
 import { isFenced } from '../fenced.js';
 import { type Host, hostKey, machineLink } from '../host.js';
@@ -9,7 +10,7 @@ import { createCopies } from '../vm/disk.js';
 import { clearCopied, clearSource } from './clear.js';
 import { live, Move, type MoveRequest } from './move.js';
 import { chooseMode } from './mode.js';
-import { areSwitchesFollowing, cas, headFor, takeOver } from './ownership.js';
+import { areSwitchesFollowing, assertMoving, cas, headFor, takeOver } from './ownership.js';
 import { chooseTarget, preflight } from './preflight.js';
 import {
   advance,
@@ -89,8 +90,7 @@ export async function begin(
     return underWay(advance(migration, 'Preparing', 'Preparing', message, dependencies, more), 0);
   }
   const moving: VmRecord = { ...record.value, storage, phase: 'Moving', mode, attempt: metadata.uid, target: to };
-  if (!(await cas(fuid, moving, record.index, dependencies)))
-    throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
+  if (!(await cas(fuid, moving, record.index, dependencies))) throw recordChanged();
   if (mode === 'Offline') {
     const [phase, message] = to?.storage
       ? (['Copying', `copying the disk from ${hostKey(source)} to ${hostKey(target)}`] as const)
@@ -149,6 +149,7 @@ export function startMove(
         const volumes = await createCopies(fuid, from, volumesAt(to, becomes, live, dependencies));
         return { volumes, extent: extentOf(becomes) };
       }),
+    assertMoving: async () => await assertMoving(fuid, attempt, dependencies),
     ...following(migration, fuid, dependencies),
     onChange: () => dependencies.enqueue(migration),
   });

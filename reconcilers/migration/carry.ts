@@ -1,5 +1,5 @@
 import type { FederatedVM, VMMigration } from '../../crds/index.js';
-import { attempt as trying, messageOf, Transient } from '../common/errors.js';
+import { attempt as trying, isInterruption, messageOf, Transient } from '../common/errors.js';
 import { domainUuid } from '../common/identity.js';
 import { isUnanswered, tolerating } from '../common/libvirt.js';
 import type { Outcome } from '../common/outcome.js';
@@ -14,7 +14,7 @@ import { assertMoving, giveBack, takeOver } from './ownership.js';
 import { carryPostCopy } from './postcopy.js';
 import { progressOf } from './progress.js';
 import { settle } from './settle.js';
-import { isToAbort, reasonToEnd, remedies, steer } from './steer.js';
+import { isOverdue, reasonToEnd, remedies, steer } from './steer.js';
 import {
   advance,
   isUnwanted,
@@ -119,11 +119,14 @@ export async function carryOn(
         dependencies,
       );
     case 'source':
-      if (inFlight && !isHeldOn(migration, ends, dependencies))
+      if (inFlight && !isHeldOn(migration, ends, dependencies)) {
+        // No daemon may have heard of it yet: each takes but a few at a time.
+        if (isUnwanted(migration, machine) || isOverdue(migration, machine, dependencies)) move.withdraw();
         return underWay(
           advance(migration, 'Copying', 'Copying', `copying ${what(record.value)} from ${from} to ${to}`, dependencies),
           pollMs,
         );
+      }
       return await failedOrNotBegun(migration, machine, fuid, record, move, ends, dependencies);
   }
 }
@@ -146,16 +149,15 @@ async function failedOrNotBegun(
     ? `the machine runs at ${from}, where QEMU has not ended the copy; it can't move before it was stopped and started`
     : `the machine runs at ${from}`;
   const overdue = reasonToEnd(migration, machine, dependencies);
-  const isToEnd = overdue !== undefined && isToAbort(migration, machine, dependencies);
   const result = isUnwanted(migration, machine)
     ? ({ phase: 'Cancelled', reason: 'Cancelled', message: `cancelled; ${stays}` } as const)
-    : isToEnd
+    : overdue !== undefined && isOverdue(migration, machine, dependencies)
       ? ({ phase: 'Failed', reason: overdue, message: `${remedies[overdue]}; ${stays}` } as const)
       : undefined;
   const mayGoOn = move?.mayGoOn ?? true;
   if (result && mayGoOn) await requireNothingUnderWay(fuid, record.value, dependencies);
   if (result) return await giveBack(migration, fuid, record, result, dependencies);
-  if (move && !isUnanswered(move.answer.error)) {
+  if (move && !isUnanswered(move.answer.error) && !isInterruption(move.answer.error)) {
     const message = `${messageOf(move.answer.error ?? 'the daemon stopped the move')}; ${stays}`;
     return await giveBack(
       migration,

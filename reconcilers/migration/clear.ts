@@ -1,7 +1,8 @@
 import type { VMMigration } from '../../crds/index.js';
-import { attempt as trying, Transient, Waiting } from '../common/errors.js';
+import { attempt as trying, Waiting } from '../common/errors.js';
 import { given } from '../common/given.js';
 import { domainUuid } from '../common/identity.js';
+import { assertUnchanged, recordChanged } from '../common/latest.js';
 import type { Versioned, VmRecord } from '../common/records.js';
 import { abandoned, isFenced } from '../fenced.js';
 import { hostKey, machineLink } from '../host.js';
@@ -14,7 +15,7 @@ import { undefineAt } from './undefine.js';
 
 /**
  * libvirt undefines the source of a live move by itself; after a crash of its daemon it may be left over, switched off. After an offline
- * move we do, and then the record says so.
+ * move we do, and then the record says so. Answers whether the record was written.
  */
 export async function clearSource(
   migration: VMMigration,
@@ -22,8 +23,8 @@ export async function clearSource(
   source: Status['source'],
   { value, index }: Versioned<VmRecord>,
   dependencies: MigrationDependencies,
-): Promise<void> {
-  if (source?.host === undefined || hostKey({ site: source.site, host: source.host }) === hostKey(value)) return;
+): Promise<boolean> {
+  if (source?.host === undefined || hostKey({ site: source.site, host: source.host }) === hostKey(value)) return false;
   const ref = { site: source.site, host: source.host };
   const isGone = isFenced(ref, dependencies);
   // Its record names it (leftAt): the domain goes when the host is back.
@@ -36,11 +37,12 @@ export async function clearSource(
       );
     await undefineAt(ref, value, fuid, dependencies);
   }
-  if (!value.last?.source) return;
+  const isNamed = value.leftAt?.some((each) => hostKey(each) === hostKey(ref)) ?? false;
+  if (!value.last || (!value.last.source && (isNamed || !isGone))) return false;
   const { source: _, ...last } = value.last;
   const leftAt = isGone ? abandoned(value, ref) : value.leftAt;
-  if (!(await cas(fuid, { ...value, ...given({ leftAt }), last }, index, dependencies)))
-    throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
+  if (!(await cas(fuid, { ...value, ...given({ leftAt }), last }, index, dependencies))) throw recordChanged();
+  return true;
 }
 
 /** The disk that was copied goes last of all: ownership has moved, the source is off, the target has the machine. */
@@ -70,9 +72,9 @@ export async function clearCopied(
       `${hostKey(value)} has no whole disk of ${spec.vmName} in pool ${kept.pool}: what was copied from stays at ${hostKey(left)} until that is cleared up`,
       10_000,
     );
+  await assertUnchanged(fuid, index, dependencies.store);
   // Another move may be about to copy the disk back to where it is deleted: it waits for us, or we let it be.
-  if (directory.machine(fuid)?.index !== index || clearing.has(fuid))
-    throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
+  if (directory.machine(fuid)?.index !== index || clearing.has(fuid)) throw recordChanged();
   // A host that is off keeps its volumes; the audit names them when it is back.
   const deleted = isFenced(left, dependencies)
     ? Promise.resolve()
@@ -87,6 +89,5 @@ export async function clearCopied(
     clearing.delete(fuid);
   }
   const cleared: VmRecord = { ...value, last };
-  if (!(await cas(fuid, cleared, index, dependencies)))
-    throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
+  if (!(await cas(fuid, cleared, index, dependencies))) throw recordChanged();
 }

@@ -20,15 +20,14 @@ export type Rest = 'both' | 'unknown' | 'absent' | DomainStatus;
 
 /**
  * What becomes of a move one end of which is off for good.
- * - takeOver: the target has it or, if that is what is off, had it; what the source still holds is the guest's past.
- * - restart: so has the target, but memory that it needs was left at the source: it starts anew there.
+ * - takeOver: the target has it or, if that is what is off, had it; what the source still holds is the guest's past, or lost to it.
  * - giveBack: the source has it or had it; what the target holds never ran.
  * - resumeSource: the move paused it there.
  * - abort: the source still sends to what is off.
  * - wait: the daemon is taking it down.
  * - unknown: the other end does not answer, or both may have the latest disk.
  */
-export type FencedVerdict = 'takeOver' | 'restart' | 'giveBack' | 'resumeSource' | 'abort' | 'wait' | 'unknown';
+export type FencedVerdict = 'takeOver' | 'giveBack' | 'resumeSource' | 'abort' | 'wait' | 'unknown';
 
 /** Pure. isCopied: the disk goes with it, so that each end has one of its own. */
 export function assessFenced(
@@ -43,7 +42,6 @@ export function assessFenced(
   if (end === 'source') {
     if (rest === 'absent') return 'giveBack';
     if (rest.state === 'nostate' || rest.state === 'shutdown') return 'wait';
-    if (runsOnPart(rest)) return 'restart';
     return rest.state === 'paused' && awaitsResume(rest) ? 'giveBack' : 'takeOver';
   }
   if (rest === 'absent' || handedOver(rest)) return 'takeOver';
@@ -63,10 +61,6 @@ export function assessFencedOffline(end: 'source' | 'target', rest: Rest, isWhol
   if (rest === 'unknown') return 'unknown';
   return end === 'source' && rest !== 'absent' && isWhole ? 'takeOver' : 'giveBack';
 }
-
-/** After post-copy began: it has run here, with memory that is still at the other end. */
-const runsOnPart = ({ state, reason }: DomainStatus): boolean =>
-  (state === 'paused' && isPostCopy(reason)) || (state === 'running' && reason === constants.DOMAIN_RUNNING_POSTCOPY);
 
 /** Resolves a move one end of which is fenced; undefined: neither is. */
 export async function carryFenced(
@@ -114,9 +108,8 @@ export async function carryFenced(
       const phase = isUnwanted(migration, machine) ? 'Cancelled' : 'Failed';
       return await giveBack(migration, fuid, record, { phase, reason, message: `${why}; the machine is at ${hostKey(value)}` }, dependencies); // prettier-ignore
     }
-    case 'restart':
     case 'takeOver': {
-      if (end === 'target' || verdict === 'restart') await act((to) => erase(uuid, to, driverOf(value)));
+      if (end === 'target') await act((to) => erase(uuid, to, driverOf(value)));
       await takeOver(fuid, migration.metadata.uid, dependencies);
       const taken = dependencies.directory.machine(fuid);
       if (end === 'source' && taken) return await settle(migration, fuid, taken, dependencies);

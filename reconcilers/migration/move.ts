@@ -49,6 +49,8 @@ export interface MoveRequest {
   readonly makeCopies: (() => Promise<Copies>) | undefined;
   /** Whether another process may have begun the same move just before. */
   readonly isTakenUp: boolean;
+  /** Throws Transient unless this attempt still has the machine, as Consul's leader knows it. Asked before anything is made or begun. */
+  readonly assertMoving: () => Promise<void>;
   /** A post-copy that broke off is resumed: both ends have all but memory. */
   readonly recovery?: Recovery;
   /**
@@ -75,6 +77,7 @@ export class Move {
   /** Whether a daemon may have been asked to move the machine. */
   #isAsked: boolean;
   readonly #subscription = new Subscription();
+  readonly #withdrawal = new AbortController();
 
   constructor(private readonly request: MoveRequest) {
     this.#isAsked = request.isTakenUp;
@@ -146,7 +149,13 @@ export class Move {
     return this.#networkDowntimeMs;
   }
 
+  /** Nothing is begun any more, and a call that no daemon has yet is taken back. One that was sent goes on. */
+  withdraw(): void {
+    this.#withdrawal.abort(new Error('the move was given up before it began'));
+  }
+
   close(): void {
+    this.withdraw();
     this.#subscription.unsubscribe();
   }
 
@@ -161,17 +170,21 @@ export class Move {
     const { DOMAIN_AFFECT_LIVE, DOMAIN_AFFECT_CONFIG } = constants;
     const { attempt, target, policy, recovery } = this.request;
     const mark = buildXml({ migration: { '@attempt': attempt } });
+    const { signal } = this.#withdrawal;
     try {
       if (recovery) {
         const given = [migrationUri(target), ...policyParameters(policy)];
         await connection.migrateToUri(uuid, peerUri(target), given, flags(policy, undefined) | resuming);
         return;
       }
-      const { fuid, source, makeCopies, isTakenUp } = this.request;
+      const { fuid, source, makeCopies, isTakenUp, assertMoving } = this.request;
       if (makeCopies && isTakenUp) {
         if (await isUnderWay(fuid, source, target)) return;
         this.#isAsked = false;
       }
+      // What is copied into is made anew: by now that could be the machine's disk.
+      if (makeCopies) await assertMoving();
+      signal.throwIfAborted();
       const copies = await makeCopies?.();
       await connection.setDomainMetadata(
         uuid,
@@ -187,8 +200,15 @@ export class Move {
         connection.domainXml(uuid, asItMoves | constants.DOMAIN_XML_INACTIVE),
       ]);
       const given = parameters(target, policy, live, persistent, copies);
+      await assertMoving();
+      const wasAsked = this.#isAsked;
       this.#isAsked = true;
-      await connection.migrateToUri(uuid, peerUri(target), given, flags(policy, copies));
+      try {
+        await connection.migrateToUri(uuid, peerUri(target), given, flags(policy, copies), { signal });
+      } catch (error) {
+        if (error === signal.reason) this.#isAsked = wasAsked;
+        throw error;
+      }
     } catch (error) {
       this.#error = error;
     } finally {
@@ -210,7 +230,8 @@ export async function isUnderWay(fuid: string, source: Host, target: Host): Prom
     tolerating(['OPERATION_INVALID', 'NO_DOMAIN'], linkOf(source, live).connection.jobStats(uuid)),
     linkOf(target, live).connection.lookupDomain(uuid),
   ]);
-  return job?.type === 'bounded' || job?.type === 'unbounded' || there !== undefined;
+  // A definition alone is not a guest that comes.
+  return job?.type === 'bounded' || job?.type === 'unbounded' || (there !== undefined && there.id >= 0);
 }
 
 /** The driver of what moves live: LXC can't do that. */

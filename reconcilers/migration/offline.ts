@@ -5,6 +5,7 @@ import { attempt as trying, messageOf, Transient } from '../common/errors.js';
 import { domainUuid } from '../common/identity.js';
 import { tolerating } from '../common/libvirt.js';
 import type { Outcome } from '../common/outcome.js';
+import { recordChanged } from '../common/latest.js';
 import { keys, parseRecord, type HostRef, type Versioned, vmRecord, type VmRecord } from '../common/records.js';
 import { hostKey } from '../host.js';
 import { changed, StaleCopy } from '../vm/copy.js';
@@ -147,8 +148,7 @@ async function copy(
     advance(migration, 'Copying', 'Copying', message, dependencies, more);
   const message = `copying the disk from ${hostKey(value)} to ${hostKey(target)}`;
   const write = async (copy: NonNullable<VmRecord['copy']>): Promise<void> => {
-    if (!(await cas(fuid, { ...value, copy }, index, dependencies)))
-      throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
+    if (!(await cas(fuid, { ...value, copy }, index, dependencies))) throw recordChanged();
   };
   if (!found) {
     reachable(value, value, dependencies, 'source');
@@ -179,7 +179,7 @@ async function copy(
         // Our view may only lag.
         const entry = await consul('asking whose copy it is', () => dependencies.store.get(keys.vm(fuid)));
         if ((entry && parseRecord(vmRecord, entry).value.copy?.id) !== found.id) copies.delete(uid);
-        throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
+        throw recordChanged();
       }
       await write({ id: found.id, stamp: state.stamp });
       return underWay(say(message, copyProgress(figures, migration.status ?? {}, undefined)), 0);

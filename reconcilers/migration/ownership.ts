@@ -4,10 +4,11 @@ import { consul } from '../common/allocation.js';
 import { within } from '../common/deadline.js';
 import { attempt as trying, Transient } from '../common/errors.js';
 import { given } from '../common/given.js';
-import type { Outcome } from '../common/outcome.js';
-import { keys, parseRecord, serialise, vmRecord, type Versioned, type VmRecord } from '../common/records.js';
+import { latestMachine, recordChanged } from '../common/latest.js';
+import { keys, serialise, type Versioned, type VmRecord } from '../common/records.js';
 import { abandoned, isFenced } from '../fenced.js';
 import { hostKey } from '../host.js';
+import type { Outcome } from '../common/outcome.js';
 import { deleteTransfer } from '../vm/copy.js';
 import { deleteCopies } from '../vm/disk.js';
 import { finish, place, type MigrationDependencies, type Status } from './step.js';
@@ -127,10 +128,8 @@ export async function assertMoving(
   attempt: string,
   { store }: Pick<MigrationDependencies, 'store'>,
 ): Promise<void> {
-  const entry = await consul('asking whose move it is', () => store.get(keys.vm(fuid)));
-  const record = entry && parseRecord(vmRecord, entry).value;
-  if (record?.phase !== 'Moving' || record.attempt !== attempt)
-    throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
+  const record = (await latestMachine(fuid, store))?.value;
+  if (record?.phase !== 'Moving' || record.attempt !== attempt) throw recordChanged();
 }
 
 /** Writes the machine's record, if it is still the one that was read. */

@@ -138,6 +138,7 @@ function recover(
       ...{ fuid, attempt: uid, policy: migration.spec.policy ?? {}, isTakenUp: true, makeCopies: undefined },
       source: reachable(from, live, dependencies, 'source'),
       target: reachable(to, live, dependencies, 'target'),
+      assertMoving: async () => await Promise.resolve(),
       recovery: { tries: tries + 1, why, networkDowntimeMs: before?.networkDowntimeMs },
       ...following(migration, fuid, dependencies),
       onChange: () => dependencies.enqueue(migration),

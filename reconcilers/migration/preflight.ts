@@ -85,6 +85,7 @@ export async function preflight(
     if (narrow !== undefined)
       throw new Failure('MTUNotCarried', `spec.target.site: FederatedNetwork ${name} at ${target.site}: ${narrow}`);
   }
+  if (mode === 'Offline' && driverOf(record) === 'qemu') await refuseSaved(migration, uuid, source);
   // A container has neither a machine type nor a CPU of its own, and nothing of it is sent but its disk.
   if (driverOf(record) === 'qemu') await requireFit(migration, uuid, mode, source, target);
   const share = (host: Host): string =>
@@ -124,6 +125,18 @@ export async function preflight(
     throw new Failure(
       'TargetOccupied',
       `target ${hostKey(target)} already runs a domain of this machine; look at both ends`,
+    );
+}
+
+/** Only the host that it was saved at can go on with it, and the domain's definition goes from there. */
+async function refuseSaved({ spec }: VMMigration, uuid: string, source: Host): Promise<void> {
+  const isSaved = await trying('LibvirtFailed', `source ${hostKey(source)}`, () =>
+    linkOf(source, live).connection.hasManagedSave(uuid),
+  );
+  if (isSaved)
+    throw new Failure(
+      'MachineSaved',
+      `spec.vmName: the memory of FederatedVM ${spec.vmName} is saved at ${hostKey(source)} (virsh managedsave), and would be lost; start it there, or drop that memory (virsh managedsave-remove), then make a new VMMigration`,
     );
 }
 

@@ -165,7 +165,10 @@ export class Places {
 
   #running(): Map<string, Travel> {
     const running = new Map<string, Travel>();
+    const open = new Set(this.objects.openMigrations().map(({ metadata }) => metadata.uid));
     for (const { namespace, name, site, attempt, target } of this.directory.moving()) {
+      // One of which neither object is there is nobody's: it must not hold its place for ever.
+      if (!(attempt !== undefined && open.has(attempt)) && !this.objects.machine(namespace, name)) continue;
       const machine = keyOf({ namespace, name });
       running.set(attempt ?? machine, { machine, from: site, to: target?.site ?? site });
     }

@@ -47,10 +47,10 @@ async function carry(migration: VMMigration, dependencies: MigrationDependencies
   if (isFinal(status.phase)) return concluded(migration, status);
   dependencies.directory.assertCurrent();
   const machine = dependencies.objects.machine(migration.metadata.namespace, migration.spec.vmName);
-  const fuid = machine && (await federatedUid(dependencies.store, machine));
-  if (fuid !== undefined) dependencies.directory.assertSound(fuid);
-  const record = fuid === undefined ? undefined : dependencies.directory.machine(fuid);
   try {
+    const fuid = machine && (await federatedUid(dependencies.store, machine));
+    if (fuid !== undefined) dependencies.directory.assertSound(fuid);
+    const record = fuid === undefined ? undefined : dependencies.directory.machine(fuid);
     if (
       fuid !== undefined &&
       machine &&

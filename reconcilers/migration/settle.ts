@@ -4,12 +4,14 @@ import type { JobStats } from '../../drivers/libvirt/types.js';
 import { given } from '../common/given.js';
 import { domainUuid } from '../common/identity.js';
 import type { Outcome } from '../common/outcome.js';
+import { latestMachine, recordChanged } from '../common/latest.js';
 import type { Versioned, VmRecord } from '../common/records.js';
 import { hostKey, machineLink } from '../host.js';
+import { brokenBy, endPart, eraseAt, startedAnewAt } from './anew.js';
 import { begin } from './begin.js';
 import { isFenced } from '../fenced.js';
 import { clearCopied, clearSource } from './clear.js';
-import { isOff } from './assess.js';
+import { assessPostCopy, isOff } from './assess.js';
 import { describe, type Ends, readEnds } from './ends.js';
 import { carryPostCopy } from './postcopy.js';
 import { resultOf } from './progress.js';
@@ -32,19 +34,20 @@ export async function settle(
     const { reason, message } = record.last;
     return finish(migration, reason === 'Cancelled' ? 'Cancelled' : 'Failed', reason, message, dependencies);
   }
-  const held = await heldBySource(migration, fuid, record, seen, dependencies);
+  const held = await heldBySource(migration, fuid, found, seen, dependencies);
   if (held) return held;
   const move = dependencies.moves.get(migration.metadata.uid);
   if (move && !move.answer.settled) {
     const message = `the machine runs at ${hostKey(record)}; waiting for the source to let go`;
     return underWay(advance(migration, 'Finalizing', 'Finalizing', message, dependencies), pollMs);
   }
-  await clearSource(migration, fuid, source, found, dependencies);
-  if (record.last.source) {
+  if (await clearSource(migration, fuid, source, found, dependencies)) {
     const message = `the machine is at ${hostKey(record)}`;
     return underWay(advance(migration, 'Finalizing', 'Finalizing', message, dependencies), 0);
   }
   if (record.last.left) await clearCopied(migration, fuid, found, dependencies);
+  const broken = brokenBy(migration, record);
+  if (broken) return finish(migration, 'Failed', broken.reason, broken.message, dependencies);
   if (migration.status?.mode === 'Offline') return concludeOffline(migration, record, dependencies);
   const completed = move?.completed ?? (await completedAt(record, fuid, dependencies));
   const figures = {
@@ -63,15 +66,22 @@ export async function settle(
 async function heldBySource(
   migration: VMMigration,
   fuid: string,
-  record: VmRecord,
+  found: Versioned<VmRecord>,
   seen: Ends | undefined,
   dependencies: MigrationDependencies,
 ): Promise<Outcome<Status> | undefined> {
+  const record = found.value;
   const { source, mode } = migration.status ?? {};
   if (mode === 'Offline' || source?.host === undefined) return undefined;
   const from = { site: source.site, host: source.host };
-  if (isFenced(from, dependencies) || hostKey(from) === hostKey(record)) return undefined;
+  if (hostKey(from) === hostKey(record)) return undefined;
+  if (isFenced(from, dependencies)) return await endPart(migration, fuid, found, from, dependencies);
   const ends = seen ?? (await readEnds(fuid, from, record, dependencies));
+  if (startedAnewAt(migration, record) !== undefined && assessPostCopy(ends.source, 'absent') === 'ended') {
+    const message = `the machine starts anew at ${hostKey(record)}; ${hostKey(from)}, which has a past of it, is cleared`;
+    await eraseAt(from, fuid, found, dependencies);
+    return underWay(advance(migration, 'Finalizing', 'Recovering', message, dependencies), 0);
+  }
   const postCopy = await carryPostCopy(migration, fuid, ends, { from, to: record, isOwned: true }, dependencies);
   if (postCopy) return postCopy;
   if (ends.source === 'unknown' || ends.source === 'absent' || isOff(ends.source)) return undefined;
@@ -105,6 +115,8 @@ async function resumeOrConclude(
   const begun =
     migration.status?.phaseTimestamps?.some(({ phase }) => phase !== 'Pending' && phase !== 'Preparing') ?? false;
   if (begun) {
+    const { attempt, last } = (await latestMachine(fuid, dependencies.store))?.value ?? record;
+    if ([attempt, last?.attempt].includes(migration.metadata.uid)) throw recordChanged();
     const message = `how it ended is no longer on record, other moves followed; the machine is at ${at}`;
     return finish(migration, 'Failed', 'Superseded', message, dependencies);
   }

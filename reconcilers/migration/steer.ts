@@ -67,7 +67,7 @@ export async function steer(
   if (before && course.downtimeMs !== before.downtimeMs)
     await unlessOver(connection.setMigrationMaxDowntime(uuid, course.downtimeMs));
   if (reasonToEnd(migration, machine, dependencies) === undefined) return;
-  if (isToAbort(migration, machine, dependencies)) await unlessOver(connection.abortJob(uuid));
+  if (isOverdue(migration, machine, dependencies)) await unlessOver(connection.abortJob(uuid));
   else if (onStall(policy) === 'Pause') await unlessOver(connection.suspendDomain(uuid));
   // Over a line that carries nothing just now the guest would stop here and not begin there, and be lost.
   else if (before && course.transferredBytes > before.transferredBytes)
@@ -75,10 +75,11 @@ export async function steer(
 }
 
 /**
- * Whether a copy that is not waited for any longer is given up. A paused guest is not left so for ever either, and post-copy does not begin
+ * Whether a copy is not waited for any longer, and given up. A paused guest is not left so for ever either, and post-copy does not begin
  * while nothing is sent.
  */
-export function isToAbort(migration: VMMigration, machine: FederatedVM, dependencies: MigrationDependencies): boolean {
+export function isOverdue(migration: VMMigration, machine: FederatedVM, dependencies: MigrationDependencies): boolean {
+  if (reasonToEnd(migration, machine, dependencies) === undefined) return false;
   switch (onStall(migration.spec.policy ?? {})) {
     case 'Abort':
       return true;

@@ -1,9 +1,9 @@
-import { constants } from '../../drivers/libvirt/index.js';
 import { attempt as trying, Waiting } from '../common/errors.js';
 import { domainUuid } from '../common/identity.js';
 import { tolerating } from '../common/libvirt.js';
 import { driverOf, type HostRef, type VmRecord } from '../common/records.js';
 import { hostKey } from '../host.js';
+import { undefineFlags } from '../vm/erase.js';
 import { isOff } from './assess.js';
 import { linkOf } from './move.js';
 import { type MigrationDependencies, reachable } from './step.js';
@@ -22,8 +22,6 @@ export async function undefineAt(
     if (!state) return;
     if (!isOff(state))
       throw new Waiting('SourceNotOff', `waiting for the domain at ${hostKey(ref)} to end (it is ${state.state})`, 500);
-    // LXC takes no flags.
-    const flags = driverOf(record) === 'qemu' ? constants.DOMAIN_UNDEFINE_NVRAM : 0;
-    await tolerating(['NO_DOMAIN'], connection.undefineDomain(uuid, flags));
+    await tolerating(['NO_DOMAIN'], connection.undefineDomain(uuid, undefineFlags[driverOf(record)]));
   });
 }

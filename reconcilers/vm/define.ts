@@ -3,10 +3,11 @@ import type { KeyValueStore } from '../../drivers/consul/types.js';
 import { constants } from '../../drivers/libvirt/index.js';
 import type { Connection } from '../../drivers/libvirt/types.js';
 import { consul } from '../common/allocation.js';
-import { Stalled, Transient } from '../common/errors.js';
+import { Stalled } from '../common/errors.js';
 import { given } from '../common/given.js';
 import { domainUuid, metadataNamespace } from '../common/identity.js';
 import { refusedWith, tolerating } from '../common/libvirt.js';
+import { recordChanged } from '../common/latest.js';
 import {
   keys,
   parseRecord,
@@ -130,8 +131,7 @@ async function assertNoDisk(
     tolerating(['NO_DOMAIN'], connection.domainState(domainUuid(fuid))),
   ]);
   const live = entry && parseRecord(vmRecord, entry).value;
-  if (live?.phase !== 'Owned' || hostKey(live) !== hostKey(record) || live.disk)
-    throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
+  if (live?.phase !== 'Owned' || hostKey(live) !== hostKey(record) || live.disk) throw recordChanged();
   if (state && phaseOf(state) !== 'Stopped')
     throw new Stalled(
       'DiskInUse',
@@ -226,5 +226,5 @@ async function markDisk(
   const result = await consul('recording the disk', () =>
     store.transact([{ verb: 'cas', key: keys.vm(fuid), value: serialise(record), index }]),
   );
-  if (!result.ok) throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
+  if (!result.ok) throw recordChanged();
 }

@@ -4,6 +4,7 @@ import type { Directory } from '../common/directory.js';
 import { attempt, isInterruption, Transient, Waiting } from '../common/errors.js';
 import { given } from '../common/given.js';
 import { domainUuid } from '../common/identity.js';
+import { assertUnchanged, recordChanged } from '../common/latest.js';
 import { driverOf, keys, serialise, type HostRef, type Versioned, type VmRecord } from '../common/records.js';
 import type { KeyValueStore } from '../../drivers/consul/types.js';
 import { abandoned } from '../fenced.js';
@@ -52,12 +53,32 @@ export async function restartElsewhere(
   return await placing(async () => {
     directory.assertCurrent();
     const { site, host } = chooseHost(machine, plan, from, storage, dependencies);
+    await clearChosen({ site, host }, fuid, record, dependencies);
     const leftAt = abandoned(from, from).filter((ref) => hostKey(ref) !== hostKey({ site, host }));
     const next: VmRecord = { ...from, site, host, generation: from.generation + 1, leftAt };
-    if (!(await write(fuid, next, record.index, store)))
-      throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
+    if (!(await write(fuid, next, record.index, store))) throw recordChanged();
     return { site, host };
   });
+}
+
+/** What a move, or an earlier fencing of that host, has left there is the machine's past: it must not be taken for what is to run there. */
+async function clearChosen(
+  ref: HostRef,
+  fuid: string,
+  { value, index }: Versioned<VmRecord>,
+  { hosts, store }: FenceDependencies,
+): Promise<void> {
+  const link = machineLink(hosts.get(ref), value);
+  const at = `site ${ref.site}, host ${ref.host}`;
+  if (!link?.isConnected)
+    throw new Transient(
+      'SiteUnreachable',
+      `${at}: ${link?.lastError?.message ?? 'not connected'}; it is to start there`,
+    );
+  const uuid = domainUuid(fuid);
+  if (!(await attempt('LibvirtFailed', at, () => link.connection.lookupDomain(uuid)))) return;
+  await assertUnchanged(fuid, index, store);
+  await attempt('LibvirtFailed', at, () => erase(uuid, link, driverOf(value)));
 }
 
 const fenced = (ref: HostRef, why: string): Waiting =>
@@ -124,7 +145,7 @@ export async function clearAbandoned(
   const left = leftAt.filter((ref) => !back.includes(ref));
   const next: VmRecord = { ...kept, ...given({ leftAt: left.length > 0 ? left : undefined }) };
   const written = (await write(fuid, next, record.index, store)) ? directory.machine(fuid) : undefined;
-  if (!written) throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
+  if (!written) throw recordChanged();
   return written;
 }
 

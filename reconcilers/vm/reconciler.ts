@@ -9,6 +9,7 @@ import type { Directory } from '../common/directory.js';
 import { attempt, isInterruption, messageOf, Stalled, Transient, Waiting } from '../common/errors.js';
 import { domainUuid, networkUuid } from '../common/identity.js';
 import { interrupted, type Outcome } from '../common/outcome.js';
+import { recordChanged } from '../common/latest.js';
 import {
   driverOf,
   type Driver,
@@ -192,6 +193,7 @@ async function ensure(
   refuseNewNetworks(plan, found.value);
   const permitted = await permit(fuid, plan, found, dependencies);
   if (isFenced(permitted.value, dependencies)) {
+    refuseDouble(fuid, permitted.value, dependencies);
     const ref = await restartElsewhere(machine, fuid, plan, permitted, dependencies);
     const message = `its host ${hostKey(permitted.value)} is fenced: it starts at ${hostKey(ref)}`;
     const placed = { ...permitted.value, ...ref };
@@ -326,8 +328,7 @@ async function permit(
     store.transact([{ verb: 'cas', key: keys.vm(fuid), value: serialise(next), index: record.index }]),
   );
   const written = directory.machine(fuid);
-  if (!result.ok || !written)
-    throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
+  if (!result.ok || !written) throw recordChanged();
   return written;
 }
 
@@ -480,7 +481,7 @@ async function markDeleting(
   const result = await consul('recording the deletion', () =>
     store.transact([{ verb: 'cas', key: keys.vm(fuid), value: serialise(record), index }]),
   );
-  if (!result.ok) throw new Transient('RecordChanged', 'the machine’s record changed meanwhile; it is read again');
+  if (!result.ok) throw recordChanged();
 }
 
 /** The host, to remove what a move has left there; undefined for one that is off for good. */

@@ -2,10 +2,10 @@ import type { FederatedVM } from '../../crds/index.js';
 import type { KeyValueStore } from '../../drivers/consul/types.js';
 import { constants } from '../../drivers/libvirt/index.js';
 import type { Connection } from '../../drivers/libvirt/types.js';
-import { consul } from '../common/allocation.js';
 import { messageOf, Transient, Waiting } from '../common/errors.js';
 import { refusedWith, tolerating } from '../common/libvirt.js';
-import { driverOf, keys, parseRecord, type Versioned, vmRecord, type VmRecord } from '../common/records.js';
+import { latestMachine } from '../common/latest.js';
+import { driverOf, type Versioned, type VmRecord } from '../common/records.js';
 import { hostKey, type ObservedDomain } from '../host.js';
 import { endedSoonMs, phaseOf, powerAction } from './power.js';
 
@@ -135,8 +135,7 @@ export async function assertOwner(
   record: VmRecord,
   { store }: Pick<RunDependencies, 'store'>,
 ): Promise<void> {
-  const entry = await consul('asking who owns the machine', () => store.get(keys.vm(fuid)));
-  const owner = entry && parseRecord(vmRecord, entry).value;
+  const owner = (await latestMachine(fuid, store))?.value;
   if (owner?.phase !== 'Owned' || hostKey(owner) !== hostKey(record))
     throw new Transient(
       'OwnerChanged',

@@ -154,7 +154,10 @@ export class Harness implements AsyncDisposable {
     if (findings.length > 0) throw new Error(`audit: ${findings.join('\n')}`);
     const fired = this.#linesOf(firedFile).map(([, name = '']) => name);
     const isKilled = faults.some(({ way, effect }) => way !== 'lose-reply' && fired.includes(effect));
-    if (!isKilled && operator !== this.operator) throw new Error('the operator ended by itself');
+    // What was its last word may be seen before it dies.
+    if (isKilled) await operator.ended;
+    if (isKilled) await this.#quiet();
+    else if (operator !== this.operator) throw new Error('the operator ended by itself');
     return fired;
   }
 

@@ -183,7 +183,7 @@ async function suffer(
 
 /** Answers whether the guest could be kept. */
 async function undergo(fault: Fault): Promise<boolean> {
-  const { storage = 'Shared', circumstances, ends, sameBoot = true } = fault;
+  const { storage = 'Shared', circumstances, ends, sameBoot = true, result } = fault;
   const there = given(stage).lab;
   if (madeWith !== storage) await make(storage);
   const { site: from, fuid } = await whereIsIt();
@@ -192,13 +192,14 @@ async function undergo(fault: Fault): Promise<boolean> {
   violations();
   await given(watch).follow(fuid);
   const move: Move = { from, to, name: `move-${String(++runs)}`, fuid, uuid: domainUuid(fuid) };
-  const around = await circumstances?.(move);
+  const around = await circumstances?.(move, given(stage));
   const { over, isLost } = await suffer(fault, move).finally(async () => await around?.[Symbol.asyncDispose]());
   const { phase, reason, message } = over.status ?? {};
   report(`${phase ?? ''}, ${reason ?? ''}: ${message ?? ''}`);
   if (ends !== 'gone') {
-    const at = phase === 'Succeeded' ? to : from;
-    if (ends !== 'either') expect(at).toBe(ends === 'moved' ? to : from);
+    if (result !== undefined) expect(reason).toBe(result);
+    else if (ends !== 'either') expect(phase === 'Succeeded').toBe(ends === 'moved');
+    const at = ends === 'moved' || (ends === 'either' && phase === 'Succeeded') ? to : from;
     const now = await whereIsIt();
     expect(now).toEqual({ site: at, fuid });
     expect(await whereabouts(there, domainUuid(fuid))).toEqual([`${at} running`]);

@@ -10,6 +10,7 @@ import {
   eventually,
   manifest,
   Operator,
+  patchHost,
   patchSpec,
   project,
   report,
@@ -59,8 +60,7 @@ async function pidOf(daemon: string): Promise<number> {
 async function restart(site: Place, stage: Stage): Promise<void> {
   process.kill(await pidOf(`${site}-libvirtd`), 'SIGKILL');
   await sleep(1_000);
-  await run('lab/up', []);
-  await stage.lab.reconnect(site);
+  await revive(site, stage);
 }
 
 async function killLeaderOfConsul(): Promise<void> {
@@ -123,14 +123,38 @@ async function dieOnceItRuns({ from, to, uuid }: Move, stage: Stage): Promise<vo
     expect(await whereabouts(stage.lab, uuid)).toContain(`${to} running`),
   );
   await wire(from, 'down');
-  process.kill(await pidOf(`${from}-libvirtd`), 'SIGKILL');
-  const guests = await run('lab/in', [from, 'sh', '-c', `cat /run/libvirt/qemu/*.pid 2>/dev/null || true`]);
-  for (const pid of guests.split(/\s+/).filter((each) => each !== '')) killed(Number(pid));
+  await die(from);
   await sleep(10_000);
   await wire(from, 'up');
-  await run('lab/up', []);
-  await stage.lab.reconnect(from);
+  await revive(from, stage);
 }
+
+async function die(site: Place): Promise<void> {
+  process.kill(await pidOf(`${site}-libvirtd`), 'SIGKILL');
+  const guests = await run('lab/in', [site, 'sh', '-c', `cat /run/libvirt/qemu/*.pid 2>/dev/null || true`]);
+  for (const pid of guests.split(/\s+/).filter((each) => each !== '')) killed(Number(pid));
+}
+
+async function revive(site: Place, stage: Stage): Promise<void> {
+  await run('lab/up', []);
+  await stage.lab.reconnect(site);
+}
+
+/** An end stops for good, as somebody states; the machine may then be at the other alone. */
+const fencing = (end: 'from' | 'to'): Pick<Fault, 'act' | 'circumstances'> => ({
+  act: async (move) => {
+    await die(move[end]);
+    await patchHost(move[end], 'a', { fenced: true });
+    await patchSpec(kinds.FederatedVM, title, { placement: { site: move[end === 'from' ? 'to' : 'from'] } });
+  },
+  circumstances: async (move, stage) =>
+    await Promise.resolve({
+      [Symbol.asyncDispose]: async () => {
+        await patchHost(move[end], 'a', { fenced: null });
+        await revive(move[end], stage);
+      },
+    }),
+});
 
 function killed(pid: number): void {
   try {
@@ -190,12 +214,14 @@ export interface Fault {
   readonly when?: 'Copying' | 'SwitchingOver' | 'PostCopy';
   readonly act: (move: Move, stage: Stage) => Promise<unknown>;
   /** What is so from before the move until it is over. */
-  readonly circumstances?: (move: Move) => Promise<AsyncDisposable>;
+  readonly circumstances?: (move: Move, stage: Stage) => Promise<AsyncDisposable>;
   readonly policy?: VMMigration['spec']['policy'];
   /** Where the machine is then; either: whether the copy survived is a matter of time. */
   readonly ends: 'moved' | 'stayed' | 'either' | 'gone';
   /** Whether the guest goes on; else it was started anew. */
   readonly sameBoot?: boolean;
+  /** The move's, if it matters. */
+  readonly result?: string;
 }
 
 export const faults: readonly Fault[] = [
@@ -244,6 +270,39 @@ export const faults: readonly Fault[] = [
     when: 'PostCopy',
     act: async (move, stage) => await fail(move, stage, 15_000, async () => await killOperator(stage)),
     ends: 'moved',
+  },
+  {
+    what: 'the source dies in copying, and is fenced',
+    reason: 'what the target has of it never ran; from the one disk it starts anew where it may',
+    ...fencing('from'),
+    ends: 'moved',
+    sameBoot: false,
+    result: 'SourceFenced',
+  },
+  {
+    what: 'the target dies in copying, and is fenced',
+    reason: 'the machine has not left the source',
+    ...fencing('to'),
+    ends: 'stayed',
+    result: 'TargetFenced',
+  },
+  {
+    what: 'the source dies in post-copy, and is fenced',
+    reason: 'a guest without the rest of its memory can’t go on: it starts anew where it is',
+    when: 'PostCopy',
+    ...fencing('from'),
+    ends: 'moved',
+    sameBoot: false,
+    result: 'SourceFenced',
+  },
+  {
+    what: 'the target dies in post-copy, and is fenced',
+    reason: 'what the source still holds is the guest’s past: it starts anew from its disk, and goes on from there',
+    when: 'PostCopy',
+    ...fencing('to'),
+    ends: 'stayed',
+    sameBoot: false,
+    result: 'TargetFenced',
   },
   {
     what: 'libvirtd at the target is killed and comes back',

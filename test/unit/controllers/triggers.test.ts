@@ -4,10 +4,16 @@ import type { VMMigration } from '../../../crds/index.js';
 import { migrationIndexes, objectsOf } from '../../../controllers/objects.js';
 import { MemoryStore } from '../../../controllers/runtime/store.js';
 import { wire, type TriggerTargets } from '../../../controllers/triggers.js';
-import { directoryOf, migrationObject } from '../reconcilers/support/objects.js';
+import type { Directory } from '../../../reconcilers/common/directory.js';
+import type { VmRecord } from '../../../reconcilers/common/records.js';
+import { directoryOf, liveDirectory, migrationObject } from '../reconcilers/support/objects.js';
 
 /** What is woken, as `kind name`, while the migrations change. */
-function wokenBy(act: (migrations: MemoryStore<VMMigration>) => void, before: readonly VMMigration[] = []): string[] {
+function wokenBy(
+  act: (migrations: MemoryStore<VMMigration>) => void,
+  before: readonly VMMigration[] = [],
+  directory: Directory = directoryOf({}),
+): string[] {
   const migrations = new MemoryStore<VMMigration>(migrationIndexes);
   for (const each of before) migrations.set(keyOf(each), each);
   const stores = {
@@ -36,7 +42,7 @@ function wokenBy(act: (migrations: MemoryStore<VMMigration>) => void, before: re
         added: NEVER,
         removed: NEVER,
       },
-      directory: directoryOf({}),
+      directory,
       dataplane: { drift: NEVER, boundaries: NEVER },
       underlay: { changes: NEVER, refresh: () => undefined },
       isEcho: () => false,
@@ -98,4 +104,22 @@ describe('a VMMigration wakes', () => {
     },
   ];
   it.each(cases)('$title: $reason', ({ before, act, woken }) => expect(wokenBy(act, before)).toEqual(woken));
+});
+
+describe('a record of a move that is over wakes', () => {
+  const owned: VmRecord = {
+    ...{ namespace: 'acme', name: 'other', site: 'valencia', host: 'a', generation: 1 },
+    ...{ phase: 'Owned', disk: true, interfaces: [] },
+  };
+  const moving: VmRecord = { ...owned, phase: 'Moving', attempt: 'an-attempt', target: { site: 'lisbon', host: 'a' } };
+  const queued = move('queued', { phase: 'Pending', reason: 'Queued' });
+  const elsewhere = move('elsewhere', { phase: 'Pending', reason: 'NoRoom' });
+  const cases = [
+    { title: 'those that wait for a place', reason: 'its migration may have been heard to end before', to: owned, woken: ['machine other', 'migration queued'] },
+    { title: 'nobody else while it goes on', reason: 'its place is not free', to: { ...moving, generation: 2 }, woken: ['machine other'] },
+  ]; // prettier-ignore
+  it.each(cases)('$title: $reason', ({ to, woken }) => {
+    const { directory, put } = liveDirectory({ fuid: moving });
+    expect(wokenBy(() => put('fuid', to), [queued, elsewhere], directory)).toEqual(woken);
+  });
 });

@@ -3,9 +3,10 @@ import { constants as c } from '../../../drivers/libvirt/index.js';
 import type { DomainState } from '../../../drivers/libvirt/types.js';
 import type { VmRecord } from '../../../reconcilers/common/records.js';
 import { abandoned, isFenced } from '../../../reconcilers/fenced.js';
+import { brokenBy, startedAnewAt } from '../../../reconcilers/migration/anew.js';
 import { assessFenced, type FencedVerdict, type Rest } from '../../../reconcilers/migration/fenced.js';
 import { staysFenced } from '../../../reconcilers/vm/fence.js';
-import { hostSpec, machineObject, objectsOf, siteObject } from './support/objects.js';
+import { hostSpec, machineObject, migrationObject, objectsOf, siteObject } from './support/objects.js';
 
 const at = (state: DomainState, reason = 0): Rest => ({ state, reason });
 const paused = (reason: number): Rest => at('paused', reason);
@@ -28,8 +29,8 @@ describe('assessFenced', () => {
     { reason: 'nothing came', rest: 'absent', verdict: 'giveBack' },
     { reason: 'a part of its memory came, the rest never will', rest: paused(c.DOMAIN_PAUSED_MIGRATION), verdict: 'giveBack' },
     { reason: 'so too', rest: paused(c.DOMAIN_PAUSED_STARTING_UP), verdict: 'giveBack' },
-    { reason: 'it has run there and written to its disk, without all of its memory', rest: paused(c.DOMAIN_PAUSED_POSTCOPY_FAILED), verdict: 'restart' },
-    { reason: 'it runs there until it asks for memory that is lost', rest: at('running', c.DOMAIN_RUNNING_POSTCOPY), verdict: 'restart' },
+    { reason: 'it has run there and written to its disk, without all of its memory', rest: paused(c.DOMAIN_PAUSED_POSTCOPY_FAILED), verdict: 'takeOver' },
+    { reason: 'it runs there until it asks for memory that is lost', rest: at('running', c.DOMAIN_RUNNING_POSTCOPY), verdict: 'takeOver' },
     { reason: 'it is being taken down', rest: at('shutdown'), verdict: 'wait' },
     { reason: 'it may run there', rest: 'unknown', verdict: 'unknown' },
   ]; // prettier-ignore
@@ -110,5 +111,23 @@ describe('abandoned', () => {
     ];
     expect(abandoned(record, b)).toEqual([b]);
     expect(abandoned({ ...record, leftAt: [b, a] }, b)).toEqual([a, b]);
+  });
+});
+
+describe('a move that is over, of a machine', () => {
+  const uid = '5f0c1a4e-8c3b-4a51-9d5e-0123456789ab';
+  const last = { attempt: uid, moved: true, reason: 'Succeeded', message: '' };
+  const moved: VmRecord = { ...record, site: 'valencia', host: 'a', last };
+  const cases = [
+    { reason: 'that is where it went', record: moved, anew: undefined, broken: undefined },
+    { reason: 'whose memory was lost with the source', record: { ...moved, last: { ...last, reason: 'SourceFenced', message: 'why' } }, anew: undefined, broken: 'SourceFenced' },
+    { reason: 'that was given another host, the target being fenced', record: { ...moved, host: 'b' }, anew: { site: 'valencia', host: 'b' }, broken: 'TargetFenced' },
+    { reason: 'that starts anew where it came from', record, anew: { site: 'lisbon', host: 'b' }, broken: 'TargetFenced' },
+  ] as const; // prettier-ignore
+  it.each(cases)('$reason', ({ record: found, anew, broken }) => {
+    const status = { phase: 'Finalizing', attempt: uid, target: { site: 'valencia', host: 'a' } };
+    const migration = migrationObject('web', {}, { uid }, status);
+    expect(startedAnewAt(migration, found)).toEqual(anew);
+    expect(brokenBy(migration, { last, ...found })?.reason).toBe(broken);
   });
 });

@@ -13,18 +13,19 @@ const last = { attempt, moved: true, reason: 'Succeeded', message: '' };
 const elsewhere = { site: 'lisbon', host: 'a' };
 
 describe('a move that nobody ends', () => {
-  const cases: readonly { reason: string; record: VmRecord; uid?: string; orphaned: boolean }[] = [
+  const cases: readonly { reason: string; record: VmRecord; uid?: string; phase?: string; orphaned: boolean }[] = [
     { reason: 'its VMMigration is gone', record: { ...owned, phase: 'Moving', attempt, target: elsewhere }, orphaned: true },
     { reason: 'its VMMigration is gone, another of the machine waits for it', record: { ...owned, phase: 'Moving', attempt, target: elsewhere }, uid: 'another', orphaned: true },
     { reason: 'its VMMigration ends it', record: { ...owned, phase: 'Moving', attempt, target: elsewhere }, uid: attempt, orphaned: false },
+    { reason: 'its VMMigration is over, and will not be looked at again', record: { ...owned, phase: 'Moving', attempt, target: elsewhere }, uid: attempt, phase: 'Failed', orphaned: true },
     { reason: 'the machine has moved, and its old domain is left', record: { ...owned, last: { ...last, source: elsewhere } }, orphaned: true },
     { reason: 'the machine has moved, and its old disk is left', record: { ...owned, last: { ...last, left: { ...elsewhere, storage: 'Local' } } }, orphaned: true },
     { reason: 'the machine has moved, and the VMMigration is still to delete the old disk', record: { ...owned, last: { ...last, left: { ...elsewhere, storage: 'Local' } } }, uid: attempt, orphaned: false },
     { reason: 'the machine has moved, and nothing is left', record: { ...owned, last }, orphaned: false },
     { reason: 'it never moved', record: owned, orphaned: false },
   ]; // prettier-ignore
-  it.each(cases)('$orphaned: $reason', ({ record, uid, orphaned }) => {
-    const migrations = uid === undefined ? [] : [migrationObject('move', { vmName: 'web' }, { uid })];
+  it.each(cases)('$orphaned: $reason', ({ record, uid, phase = 'Copying', orphaned }) => {
+    const migrations = uid === undefined ? [] : [migrationObject('move', { vmName: 'web' }, { uid }, { phase })];
     const found = orphanedAttempt(machineObject('web'), record, objectsOf({ migrations }));
     expect(found).toBe(orphaned ? attempt : undefined);
   });

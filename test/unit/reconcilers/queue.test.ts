@@ -156,4 +156,13 @@ describe('Places', () => {
     using both = open([intent, three], { one: record }, 2);
     both.places.take(three, 'lisbon');
   });
+
+  it('a record that says Moving, of a machine and a migration that are both gone, is nobody’s and holds no place', () => {
+    const record: VmRecord = {
+      ...{ namespace: 'acme', name: 'gone', site: 'valencia', host: 'a', generation: 1, phase: 'Moving', disk: true },
+      ...{ attempt: '00000000-0000-4000-8000-00000000000a', target: { site: 'saopaulo', host: 'a' }, interfaces: [] },
+    };
+    using world = open([three], { gone: record });
+    world.places.take(three, 'valencia');
+  });
 });
