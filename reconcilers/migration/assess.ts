@@ -88,14 +88,18 @@ export function awaitsResume({ reason }: DomainStatus): boolean {
   return untouched.includes(reason);
 }
 
-export const isPostCopy = (reason: number): boolean =>
+const isPostCopy = (reason: number): boolean =>
   reason === constants.DOMAIN_PAUSED_POSTCOPY || reason === constants.DOMAIN_PAUSED_POSTCOPY_FAILED;
 
+/** In post-copy, as the source is from its begin, and the target while it lacks what it needs. */
+export const pausedInPostCopy = ({ state, reason }: DomainStatus): boolean => state === 'paused' && isPostCopy(reason);
+
 /** After post-copy began: it has run here, with memory that is still at the other end. */
-export const runsOnPart = ({ state, reason }: DomainStatus): boolean =>
-  (state === 'paused' && isPostCopy(reason)) ||
-  (state === 'running' &&
-    (reason === constants.DOMAIN_RUNNING_POSTCOPY || reason === constants.DOMAIN_RUNNING_POSTCOPY_FAILED));
+export const runsOnPart = (end: DomainStatus): boolean => pausedInPostCopy(end) || runsInPostCopy(end);
+
+const runsInPostCopy = ({ state, reason }: DomainStatus): boolean =>
+  state === 'running' &&
+  (reason === constants.DOMAIN_RUNNING_POSTCOPY || reason === constants.DOMAIN_RUNNING_POSTCOPY_FAILED);
 
 /**
  * What a move needs whose guest has begun to run at the target while the source has memory of it.
@@ -111,8 +115,7 @@ export type PostCopy = 'sending' | 'brokenAtSource' | 'brokenAtTarget' | 'broken
 
 /** From both ends' states and reasons alone, whoever has the machine on record. Pure. undefined: the source is in no post-copy, or unknown. */
 export function assessPostCopy(source: End, target: End): PostCopy | undefined {
-  if (source === 'unknown' || source === 'absent' || source.state !== 'paused' || !isPostCopy(source.reason))
-    return undefined;
+  if (source === 'unknown' || source === 'absent' || !pausedInPostCopy(source)) return undefined;
   const isBroken = source.reason === constants.DOMAIN_PAUSED_POSTCOPY_FAILED;
   if (target === 'unknown') return 'unknown';
   if (target === 'absent' || isOff(target)) return 'ended';

@@ -9,7 +9,7 @@ import { driverOf, type HostRef, type Versioned, type VmRecord } from '../common
 import { isFenced } from '../fenced.js';
 import { hostKey, type LibvirtLink, machineLink } from '../host.js';
 import { erase } from '../vm/erase.js';
-import { awaitsResume, handedOver, isOff, isPostCopy } from './assess.js';
+import { awaitsResume, handedOver, isOff, pausedInPostCopy } from './assess.js';
 import { isCopied } from './offline.js';
 import { giveBack, takeOver } from './ownership.js';
 import { settle } from './settle.js';
@@ -45,7 +45,7 @@ export function assessFenced(
     return rest.state === 'paused' && awaitsResume(rest) ? 'giveBack' : 'takeOver';
   }
   if (rest === 'absent' || handedOver(rest)) return 'takeOver';
-  if (rest.state === 'paused' && isPostCopy(rest.reason)) return 'takeOver';
+  if (pausedInPostCopy(rest)) return 'takeOver';
   if (jobActive) return 'abort';
   if (rest.state === 'nostate' || rest.state === 'shutdown') return 'wait';
   if (isOff(rest)) return 'giveBack';
@@ -110,10 +110,11 @@ export async function carryFenced(
     }
     case 'takeOver': {
       if (end === 'target') await act((to) => erase(uuid, to, driverOf(value)));
-      await takeOver(fuid, migration.metadata.uid, dependencies);
+      const message = `${why}, and the machine had gone over to it`;
+      await takeOver(fuid, migration.metadata.uid, dependencies, end === 'target' ? { reason, message } : undefined);
       const taken = dependencies.directory.machine(fuid);
       if (end === 'source' && taken) return await settle(migration, fuid, taken, dependencies);
-      return finish(migration, 'Failed', reason, `${why}, and the machine had gone over to it`, dependencies);
+      return finish(migration, 'Failed', reason, message, dependencies);
     }
   }
 }

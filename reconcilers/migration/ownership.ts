@@ -18,8 +18,16 @@ import { undefineAt } from './undefine.js';
 /** A switch that has not followed by then is away: it does when it is back. */
 const followMs = 5_000;
 
-/** The target owns the machine from here; the data planes follow the record. Does nothing if that has happened. */
-export async function takeOver(fuid: string, attempt: string, dependencies: MigrationDependencies): Promise<void> {
+/**
+ * The target owns the machine from here; the data planes follow the record. Does nothing if that has happened. how: what the move is told
+ * to have come to.
+ */
+export async function takeOver(
+  fuid: string,
+  attempt: string,
+  dependencies: MigrationDependencies,
+  how = { reason: 'Succeeded', message: '' },
+): Promise<void> {
   const { directory } = dependencies;
   const moving = (): Versioned<VmRecord> | undefined => {
     const record = directory.machine(fuid);
@@ -30,7 +38,7 @@ export async function takeOver(fuid: string, attempt: string, dependencies: Migr
   const { attempt: done, target, mode, base, copy: _, ...kept } = record.value;
   const left = target.storage && { ...place(kept), storage: kept.storage ?? 'Local' };
   const source = mode === 'Offline' ? place(kept) : undefined;
-  const last = { attempt, moved: true, reason: 'Succeeded', message: '', ...given({ left, source }) };
+  const last = { attempt, moved: true, ...how, ...given({ left, source }) };
   const leftAt = isFenced(kept, dependencies) ? abandoned(kept, kept) : kept.leftAt;
   const generation = kept.generation + 1;
   // A disk that became whole stands on nothing.

@@ -4,7 +4,7 @@ import type { JobStats } from '../../drivers/libvirt/types.js';
 import { given } from '../common/given.js';
 import { domainUuid } from '../common/identity.js';
 import type { Outcome } from '../common/outcome.js';
-import { latestMachine, recordChanged } from '../common/latest.js';
+import { assertUnchanged, latestMachine, recordChanged } from '../common/latest.js';
 import type { Versioned, VmRecord } from '../common/records.js';
 import { hostKey, machineLink } from '../host.js';
 import { brokenBy, endPart, eraseAt, startedAnewAt } from './anew.js';
@@ -36,6 +36,8 @@ export async function settle(
   }
   const held = await heldBySource(migration, fuid, found, seen, dependencies);
   if (held) return held;
+  // A fenced target's machine may just start anew at the source: then what has been seen there is not what the move left.
+  await assertUnchanged(fuid, found.index, dependencies.store);
   const move = dependencies.moves.get(migration.metadata.uid);
   if (move && !move.answer.settled) {
     const message = `the machine runs at ${hostKey(record)}; waiting for the source to let go`;

@@ -5,10 +5,12 @@ import { attempt, isInterruption, Transient, Waiting } from '../common/errors.js
 import { given } from '../common/given.js';
 import { domainUuid } from '../common/identity.js';
 import { assertUnchanged, recordChanged } from '../common/latest.js';
+import { tolerating } from '../common/libvirt.js';
 import { driverOf, keys, serialise, type HostRef, type Versioned, type VmRecord } from '../common/records.js';
 import type { KeyValueStore } from '../../drivers/consul/types.js';
 import { abandoned } from '../fenced.js';
 import { hostKey, machineLink, type Hosts } from '../host.js';
+import { pausedInPostCopy } from '../migration/assess.js';
 import type { Objects } from '../objects.js';
 import { erase } from './erase.js';
 import type { MachinePlan } from './plan.js';
@@ -76,7 +78,14 @@ async function clearChosen(
       `${at}: ${link?.lastError?.message ?? 'not connected'}; it is to start there`,
     );
   const uuid = domainUuid(fuid);
-  if (!(await attempt('LibvirtFailed', at, () => link.connection.lookupDomain(uuid)))) return;
+  const found = await attempt('LibvirtFailed', at, () => tolerating(['NO_DOMAIN'], link.connection.domainState(uuid)));
+  if (!found) return;
+  // Said first: what was erased can't tell any more that the move was not through.
+  if (value.last?.moved === true && value.last.reason === 'Succeeded' && pausedInPostCopy(found)) {
+    const message = `target ${hostKey(value)} was fenced before it had all of the machine, which starts anew at ${hostKey(ref)}`;
+    await write(fuid, { ...value, last: { ...value.last, reason: 'TargetFenced', message } }, index, store);
+    throw recordChanged();
+  }
   await assertUnchanged(fuid, index, store);
   await attempt('LibvirtFailed', at, () => erase(uuid, link, driverOf(value)));
 }
