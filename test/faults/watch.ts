@@ -1,4 +1,4 @@
-import { stat } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { constants, type Connection } from '../../drivers/libvirt/index.js';
@@ -104,7 +104,7 @@ export class Watch implements AsyncDisposable {
   async #runsOnAll(uuid: string, hosts: readonly LabHost[]): Promise<boolean> {
     for (const host of [...hosts, ...hosts]) {
       const daemon = this.lab.daemons.get(host);
-      if (!daemon || !(await runsAt(daemon, uuid))) return false;
+      if (!daemon || !(await runsAt(host, daemon, uuid))) return false;
     }
     return true;
   }
@@ -141,9 +141,18 @@ export class Watch implements AsyncDisposable {
   }
 }
 
-async function runsAt(daemon: Connection, uuid: string): Promise<boolean> {
+async function runsAt(host: LabHost, daemon: Connection, uuid: string): Promise<boolean> {
   const all = await daemon.allDomainStats(constants.DOMAIN_STATS_STATE);
-  return all.some((stats) => stats.domain.uuid === uuid && isRunning(stats));
+  const found = all.find((stats) => stats.domain.uuid === uuid && isRunning(stats));
+  return found !== undefined && !(await hasDied(host, found.domain.name));
+}
+
+/** A daemon that comes back tells what it knew before, until it has looked for the guests' processes. */
+async function hasDied(host: LabHost, name: string): Promise<boolean> {
+  const pid = await readFile(insideOf(host, `/run/libvirt/qemu/${name}.pid`), 'utf8').catch(() => undefined);
+  if (pid === undefined) return false;
+  const process = await readFile(`/proc/${pid.trim()}/stat`, 'utf8').catch(() => undefined);
+  return process === undefined || process.includes(') Z ');
 }
 
 /** What the files of a machine's disk take, in blocks. */
