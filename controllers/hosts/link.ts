@@ -5,8 +5,12 @@ import type { LibvirtLink, ObservedDomain, ObservedNetwork } from '../../reconci
 import { backoffMs, sleep } from '../runtime/time.js';
 
 const retry = { baseMs: 200, maxMs: 5_000 } as const;
-/** A daemon tells that a domain has ended before it takes it off its list; after that it tells nothing more. */
+/**
+ * A daemon tells that a domain has ended before it takes it off its list; after that it tells nothing more. One that has moved away it keeps
+ * until its connection to the target is closed, for half a minute where the line is cut, so that is looked at again and again.
+ */
 const secondLookMs = 1_000;
+const longestLookMs = 30_000;
 
 /** virDomainState, by its number. */
 const states: readonly DomainState[] = [
@@ -19,6 +23,11 @@ const states: readonly DomainState[] = [
   'crashed',
   'pmsuspended',
 ];
+
+type Named = Pick<ObservedDomain, 'uuid' | 'name'>;
+
+const hasMovedAway = ({ state, reason }: ObservedDomain): boolean =>
+  state === 'shutoff' && reason === constants.DOMAIN_SHUTOFF_MIGRATED;
 
 /** Keeps one libvirt connection open, and what the daemon holds in memory: read in bulk, then kept current by events. */
 export class Link implements LibvirtLink {
@@ -117,11 +126,7 @@ export class Link implements LibvirtLink {
     events.add(
       connection.events.domainLifecycle.subscribe(({ domain, event, detail }) => {
         this.#lifecycle.next({ uuid: domain.uuid, event, detail });
-        const read = async (): Promise<void> =>
-          await this.#refresh(`domain ${domain.uuid}`, connection, loaded, () =>
-            this.#readDomain(connection, domain.uuid, domain.name),
-          );
-        void read().then(() => this.#lookAgain(domain.uuid, connection, read));
+        void this.#look(domain, connection, loaded);
       }),
     );
     events.add(
@@ -133,15 +138,27 @@ export class Link implements LibvirtLink {
     );
   }
 
-  #lookAgain(uuid: string, connection: Connection, read: () => Promise<void>): void {
+  /** Reads a domain that something has happened to, and then again if it may yet go without a word. */
+  async #look(domain: Named, connection: Connection, loaded: Promise<void>): Promise<void> {
+    await this.#refresh(`domain ${domain.uuid}`, connection, loaded, () => this.#readDomain(connection, domain));
+    if (this.domains.get(domain.uuid)?.state === 'shutoff') this.#lookAgain(domain, connection, secondLookMs);
+  }
+
+  #lookAgain(domain: Named, connection: Connection, afterMs: number): void {
+    const { uuid } = domain;
     clearTimeout(this.#secondLooks.get(uuid));
     this.#secondLooks.delete(uuid);
-    if (connection !== this.#connection || this.domains.get(uuid)?.state !== 'shutoff') return;
-    const look = (): void => {
+    if (connection !== this.#connection) return;
+    const look = async (): Promise<void> => {
       this.#secondLooks.delete(uuid);
-      void read();
+      await this.#refresh(`domain ${uuid}`, connection, Promise.resolve(), () => this.#readDomain(connection, domain));
+      const now = this.domains.get(uuid);
+      if (now && hasMovedAway(now)) this.#lookAgain(domain, connection, Math.min(2 * afterMs, longestLookMs));
     };
-    this.#secondLooks.set(uuid, setTimeout(look, secondLookMs));
+    this.#secondLooks.set(
+      uuid,
+      setTimeout(() => void look(), afterMs),
+    );
   }
 
   async #load(connection: Connection): Promise<void> {
@@ -154,6 +171,7 @@ export class Link implements LibvirtLink {
     this.domains.clear();
     this.networks.clear();
     for (const domain of domains) this.domains.set(domain.uuid, domain);
+    for (const domain of domains.filter(hasMovedAway)) this.#lookAgain(domain, connection, secondLookMs);
     for (const { uuid, name } of networks) this.networks.set(uuid, { uuid, name, active: running.has(uuid) });
   }
 
@@ -181,7 +199,7 @@ export class Link implements LibvirtLink {
     }
   }
 
-  async #readDomain(connection: Connection, uuid: string, name: string): Promise<void> {
+  async #readDomain(connection: Connection, { uuid, name }: Named): Promise<void> {
     try {
       const status = await connection.domainState(uuid);
       this.domains.set(uuid, { uuid, name, ...status });

@@ -117,11 +117,13 @@ async function pauseOperator(stage: Stage): Promise<void> {
 
 const pool = '/var/lib/libvirt/images';
 
+const untilItRuns = async ({ to, uuid }: Move, { lab }: Stage): Promise<void> =>
+  await eventually(`it runs at ${to}`, async () => expect(await whereabouts(lab, uuid)).toContain(`${to} running`));
+
 /** The machine's host stops at once, guests and all, the moment the machine runs at the other; after a while it is back. */
-async function dieOnceItRuns({ from, to, uuid }: Move, stage: Stage): Promise<void> {
-  await eventually(`it runs at ${to}`, async () =>
-    expect(await whereabouts(stage.lab, uuid)).toContain(`${to} running`),
-  );
+async function dieOnceItRuns(move: Move, stage: Stage): Promise<void> {
+  const { from } = move;
+  await untilItRuns(move, stage);
   await wire(from, 'down');
   await die(from);
   await sleep(10_000);
@@ -251,6 +253,16 @@ export const faults: readonly Fault[] = [
     ends: 'either',
   },
   {
+    what: 'the line to the source is cut the moment the machine runs at the target',
+    reason: 'the target owns it, and the source is cleared when it is back',
+    when: 'SwitchingOver',
+    act: async (move, stage) => {
+      await untilItRuns(move, stage);
+      await cut(move.from, 20_000);
+    },
+    ends: 'moved',
+  },
+  {
     what: 'the line is cut for twenty seconds in post-copy',
     reason: 'TCP survives that, and the guest waits for its memory',
     when: 'PostCopy',
@@ -322,6 +334,47 @@ export const faults: readonly Fault[] = [
     reason: 'it takes back what nobody watched over; the move is begun again, or given up',
     act: async ({ from }, stage) => await restart(from, stage),
     ends: 'either',
+  },
+  {
+    what: 'libvirtd at the source is killed as the guest stops',
+    reason: 'both ends are read once it is back',
+    when: 'SwitchingOver',
+    act: async ({ from }, stage) => await restart(from, stage),
+    ends: 'either',
+  },
+  {
+    what: 'libvirtd at the source is killed the moment the machine runs at the target',
+    reason: 'the target owns it; what the source still shows of it goes',
+    when: 'SwitchingOver',
+    act: async (move, stage) => {
+      await untilItRuns(move, stage);
+      await restart(move.from, stage);
+    },
+    ends: 'moved',
+  },
+  {
+    what: 'libvirtd at the target is killed the moment the machine runs there',
+    reason: 'a guest that runs goes on without its daemon, and is seen again when that is back',
+    when: 'SwitchingOver',
+    act: async (move, stage) => {
+      await untilItRuns(move, stage);
+      await restart(move.to, stage);
+    },
+    ends: 'moved',
+  },
+  {
+    what: 'libvirtd at the source is killed in post-copy',
+    reason: 'the two QEMUs need no daemon for what is left',
+    when: 'PostCopy',
+    act: async ({ from }, stage) => await restart(from, stage),
+    ends: 'moved',
+  },
+  {
+    what: 'libvirtd at the target is killed in post-copy',
+    reason: 'the two QEMUs need no daemon for what is left',
+    when: 'PostCopy',
+    act: async ({ to }, stage) => await restart(to, stage),
+    ends: 'moved',
   },
   {
     what: 'libvirtd at the source is killed in copying a disk too',
@@ -415,6 +468,12 @@ export const faults: readonly Fault[] = [
       for (const more of ['again', 'else']) await removed(lab, kinds.VMMigration, `${ns}/${first}-${more}`);
     },
     ends: 'moved',
+  },
+  {
+    what: 'its VMMigration is deleted',
+    reason: 'that cancels it: nothing of the move is left, and the guest has not noticed',
+    act: async ({ name: vmig }, { lab }) => await lab.api.delete(kinds.VMMigration, { namespace: ns, name: vmig }),
+    ends: 'stayed',
   },
   {
     what: 'the machine is deleted',

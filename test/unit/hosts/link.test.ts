@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Link } from '../../../controllers/hosts/link.js';
-import { ERR_NO_DOMAIN } from '../../../drivers/libvirt/constants.js';
+import { DOMAIN_SHUTOFF_MIGRATED, ERR_NO_DOMAIN } from '../../../drivers/libvirt/constants.js';
 import { MessageStatus, MessageType, type Message } from '../../../drivers/libvirt/message.js';
 import { events, procedures, remoteProgram } from '../../../drivers/libvirt/protocol.js';
 import { encode } from '../../../drivers/libvirt/xdr.js';
@@ -24,6 +24,7 @@ const { connectListAllDomains, connectListAllNetworks } = procedures;
 class Daemon {
   isListed = true;
   state: number = state.running;
+  reason = 0;
   peer: Peer | undefined;
 
   async serve(peer: Peer): Promise<void> {
@@ -46,7 +47,7 @@ class Daemon {
       [connectSupportsFeature.number, encode(connectSupportsFeature.result, { supported: false })],
       [connectListAllDomains.number, encode(connectListAllDomains.result, { domains, count: domains.length })],
       [connectListAllNetworks.number, encode(connectListAllNetworks.result, { networks: [], count: 0 })],
-      [domainGetState.number, encode(domainGetState.result, { state: this.state, reason: 0 })],
+      [domainGetState.number, encode(domainGetState.result, { state: this.state, reason: this.reason })],
     ]);
     const { procedure } = call.header;
     const answer = answers.get(procedure);
@@ -96,6 +97,21 @@ describe('what a link knows of its domains', () => {
     daemon.state = state.shutoff;
     daemon.tell(stopped);
     await until(() => link.domains.get(uuid)?.state === 'shutoff');
+    daemon.isListed = false;
+    await until(() => !link.domains.has(uuid));
+  });
+
+  it.each([
+    { reason: 'it is told of', happen: () => daemon.tell(stopped) },
+    { reason: 'it is there when the link connects', happen: () => daemon.peer?.socket.destroy() },
+  ])('is right of one that has moved away and goes seconds later without a word: $reason', async ({ happen }) => {
+    daemon.state = state.shutoff;
+    daemon.reason = DOMAIN_SHUTOFF_MIGRATED;
+    happen();
+    await until(() => link.domains.get(uuid)?.state === 'shutoff');
+    // The first look after its end is over by then.
+    await sleep(1_300);
+    expect(link.domains.get(uuid)?.state).toBe('shutoff');
     daemon.isListed = false;
     await until(() => !link.domains.has(uuid));
   });
