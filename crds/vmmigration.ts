@@ -114,7 +114,7 @@ const spec = withRules(
       .enum(['Auto', 'Copy'])
       .optional()
       .describe(
-        "Auto (when left out): as the machine's storage asks. Copy: a Shared disk becomes Local at the target.",
+        "Auto (when left out): as the machine's storage asks. Copy: a Shared or Cached disk becomes Local at the target; a Cached one only while the machine runs.",
       ),
     policy: policy.optional().describe('Limits of the copy.'),
     priority: z

@@ -97,6 +97,11 @@ export interface Verdict {
   readonly isMet: boolean;
 }
 
+/** So much longer than the guest stood still its network may be away. */
+const mostBeyondMs = 50;
+
+const beyondOf = ({ ping, downtimeMs }: Moved): number => Math.max(0, ping.gapMs - downtimeMs);
+
 /** At most so many times bare libvirt's, where nothing but the line and the hosts decides. */
 const mostTimes = 1.1;
 
@@ -116,7 +121,7 @@ function timesBare(results: readonly Result[], value: (move: Moved) => number): 
  * With the same settings (the WAN as it is), and idle guests on the slow one: about the same. Writing guests on the slow one, each way
  * with its defaults: more of them end, or in less time, and none that only bare libvirt ends.
  */
-export function verdicts(results: readonly Result[]): Verdict[] {
+export function speedVerdicts(results: readonly Result[]): Verdict[] {
   const found: Verdict[] = [];
   const about = (where: string, of: readonly Result[]): void => {
     const figures = { total: (move: Moved) => move.totalMs, downtime: downtimeOf, 'ping gap': gapOf };
@@ -145,3 +150,19 @@ export function verdicts(results: readonly Result[]): Verdict[] {
   });
   return found;
 }
+
+/** Whether ours lose the network for no longer than the guest stands still and a little, in nine moves of ten. */
+export function networkVerdicts(results: readonly Result[]): Verdict[] {
+  const beyond = results.flatMap(({ ours }) => ours.filter(hasEnded).map(beyondOf));
+  if (beyond.length === 0) return [];
+  const within = beyond.filter((ms) => ms <= mostBeyondMs).length;
+  const text =
+    `ping gap longer than the downtime by ${figureOf(median(beyond))} ms in the median, by ${figureOf(Math.max(...beyond))} ms at most; ` +
+    `in ${within} of ${beyond.length} moves by ≤ ${mostBeyondMs} ms (wanted: nine of ten)`;
+  return [{ text, isMet: within >= 0.9 * beyond.length }];
+}
+
+export const verdicts = (results: readonly Result[]): Verdict[] => [
+  ...speedVerdicts(results),
+  ...networkVerdicts(results),
+];

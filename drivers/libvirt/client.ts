@@ -11,6 +11,7 @@ import { LibvirtError, LibvirtProtocolError } from './errors.js';
 import { domainEventId, events, lifecycleEventId, metadataElement, procedures, type Procedure } from './protocol.js';
 import { consoleOf, type RpcStream } from './stream.js';
 import type {
+  BlockJob,
   CallOptions,
   Connection,
   ConsoleStream,
@@ -46,6 +47,7 @@ const poolStates: readonly PoolInfo['state'][] = ['inactive', 'building', 'runni
 const volumeTypes: readonly VolumeInfo['type'][] = ['file', 'block', 'dir', 'network', 'netdir', 'ploop'];
 const cpuComparisons = ['incompatible', 'identical', 'superset'] as const;
 const jobTypes: readonly JobStats['type'][] = ['none', 'bounded', 'unbounded', 'completed', 'failed', 'cancelled'];
+const blockJobTypes: readonly BlockJob['type'][] = ['unknown', 'pull', 'copy', 'commit', 'activeCommit', 'backup'];
 const domainLifecycles: readonly DomainLifecycle[] = [
   'defined',
   'undefined',
@@ -389,6 +391,21 @@ export class LibvirtClient implements Connection {
 
   async startPostCopy(uuid: string): Promise<void> {
     await this.#onDomain(procedures.domainMigrateStartPostCopy, uuid, 0);
+  }
+
+  async blockJob(uuid: string, disk: string): Promise<BlockJob | undefined> {
+    const args = { dom: this.#domain(uuid), path: disk, flags: 0 };
+    const { found, type, current, end } = await this.rpc.call(procedures.domainGetBlockJobInfo, args);
+    return found ? { type: nameOf(blockJobTypes, type, 'block job type'), current, end } : undefined;
+  }
+
+  async pullBlocks(uuid: string, disk: string, mibPerSecond: number): Promise<void> {
+    const args = { dom: this.#domain(uuid), path: disk, bandwidth: BigInt(mibPerSecond), flags: 0 };
+    await this.rpc.call(procedures.domainBlockPull, args);
+  }
+
+  async abortBlockJob(uuid: string, disk: string, flags = 0): Promise<void> {
+    await this.rpc.call(procedures.domainBlockJobAbort, { dom: this.#domain(uuid), path: disk, flags });
   }
 
   async listNetworks(flags = 0): Promise<NetworkRef[]> {

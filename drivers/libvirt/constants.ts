@@ -212,6 +212,9 @@ export const DOMAIN_JOB_STATS_KEEP_COMPLETED = 2;
 // virDomainAbortJobFlagsValues.
 export const DOMAIN_ABORT_JOB_POSTCOPY = 1;
 
+// virDomainBlockJobAbortFlags.
+export const DOMAIN_BLOCK_JOB_ABORT_ASYNC = 1;
+
 // virDomainJobOperation: the job statistic `operation`.
 export const DOMAIN_JOB_OPERATION_UNKNOWN = 0;
 export const DOMAIN_JOB_OPERATION_START = 1;

@@ -317,6 +317,19 @@ export const procedures = {
   domainGetState: remote(212, 'DOMAIN_GET_STATE', domainFlags, struct({ state: int, reason: int })),
   domainUndefineFlags: remote(231, 'DOMAIN_UNDEFINE_FLAGS', domainFlags, nothing),
   domainDestroyFlags: remote(234, 'DOMAIN_DESTROY_FLAGS', domainFlags, nothing),
+  domainBlockJobAbort: remote(237, 'DOMAIN_BLOCK_JOB_ABORT', struct({ dom: domainRef, path: text, flags }), nothing),
+  domainGetBlockJobInfo: remote(
+    238,
+    'DOMAIN_GET_BLOCK_JOB_INFO',
+    struct({ dom: domainRef, path: text, flags }),
+    struct({ found: truth, type: int, bandwidth: uhyper, current: uhyper, end: uhyper }),
+  ),
+  domainBlockPull: remote(
+    240,
+    'DOMAIN_BLOCK_PULL',
+    struct({ dom: domainRef, path: text, bandwidth: uhyper, flags }),
+    nothing,
+  ),
   domainShutdownFlags: remote(258, 'DOMAIN_SHUTDOWN_FLAGS', domainFlags, nothing),
   storageVolResize: remote(260, 'STORAGE_VOL_RESIZE', struct({ vol: volumeRef, capacity: uhyper, flags }), nothing),
   domainSetMetadata: remote(

@@ -108,6 +108,13 @@ export interface JobStats {
   readonly params: ReadonlyMap<string, number | bigint | boolean | string>;
 }
 
+/** virDomainGetBlockJobInfo: what QEMU does with a disk beside the guest's own reads and writes; current and end are in bytes, and end may grow. */
+export interface BlockJob {
+  readonly type: 'unknown' | 'pull' | 'copy' | 'commit' | 'activeCommit' | 'backup';
+  readonly current: bigint;
+  readonly end: bigint;
+}
+
 /** What changes between reads; a lost event is made good by the next read, a lost connection ends the streams. */
 export interface LibvirtEvents {
   /** VIR_DOMAIN_EVENT_ID_LIFECYCLE: event defined|undefined|started|suspended|resumed|stopped|shutdown|pmsuspended|crashed. */
@@ -207,6 +214,13 @@ export interface Connection extends AsyncDisposable {
   setMigrationSpeed(uuid: string, mibPerSecond: number): Promise<void>;
   setMigrationMaxDowntime(uuid: string, milliseconds: number): Promise<void>;
   startPostCopy(uuid: string): Promise<void>;
+
+  /** Of a running domain's disk, by its target's name; undefined: none. */
+  blockJob(uuid: string, disk: string): Promise<BlockJob | undefined>;
+  /** virDomainBlockPull: begins to read into the disk what it lacks of all that it stands on. mibPerSecond 0: no limit. */
+  pullBlocks(uuid: string, disk: string, mibPerSecond: number): Promise<void>;
+  /** virDomainBlockJobAbort; what a pull has read stays. With DOMAIN_BLOCK_JOB_ABORT_ASYNC it is not waited for. */
+  abortBlockJob(uuid: string, disk: string, flags?: number): Promise<void>;
 
   listNetworks(flags?: number): Promise<NetworkRef[]>;
   lookupNetworkByName(name: string): Promise<NetworkRef | undefined>;

@@ -23,7 +23,7 @@ import {
   underWay,
   what,
 } from './step.js';
-import { extentOf, storageNow, targetOf, volumesAt } from './transfer.js';
+import { extentOf, isFilled, storageNow, targetOf, volumesAt } from './transfer.js';
 
 /** Checks everything that can be checked, then takes the record: from there on only both ends decide. */
 export async function begin(
@@ -147,7 +147,7 @@ export function startMove(
         const [is, becomes] = [storage ?? 'Local', to.storage ?? 'Local'];
         const from = volumesAt({ site, host }, is, live, dependencies);
         const volumes = await createCopies(fuid, from, volumesAt(to, becomes, live, dependencies));
-        return { volumes, extent: extentOf(becomes) };
+        return { volumes, extent: extentOf(becomes, isFilled(migration, becomes)) };
       }),
     assertMoving: async () => await assertMoving(fuid, attempt, dependencies),
     ...following(migration, fuid, dependencies),

@@ -266,6 +266,7 @@ const resuming = constants.MIGRATE_POSTCOPY | constants.MIGRATE_POSTCOPY_RESUME;
 const copyFlags: Readonly<Record<Extent, number>> = {
   Whole: constants.MIGRATE_NON_SHARED_DISK | constants.MIGRATE_NON_SHARED_SYNCHRONOUS_WRITES,
   Overlay: constants.MIGRATE_NON_SHARED_INC,
+  Filled: constants.MIGRATE_NON_SHARED_INC,
 };
 
 function flags(policy: MigrationPolicy, copies: Copies | undefined): number {

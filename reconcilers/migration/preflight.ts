@@ -1,6 +1,8 @@
 import type { FederatedVM, StorageKind, VMMigration } from '../../crds/index.js';
+import type { VolumeInfo } from '../../drivers/libvirt/types.js';
 import { within } from '../common/deadline.js';
 import { attempt as trying, Waiting } from '../common/errors.js';
+import { tolerating } from '../common/libvirt.js';
 import { domainUuid, networkUuid } from '../common/identity.js';
 import { type BaseImage, driverOf, type HostRef, type VmRecord } from '../common/records.js';
 import { type Host, hostKey } from '../host.js';
@@ -13,9 +15,10 @@ import { uncarried } from '../network/plan.js';
 import { misfit } from './compatible.js';
 import type { Mode } from './mode.js';
 import { linkOf, live } from './move.js';
+import { diskTarget } from '../vm/domain.js';
 import { oldestForZstd } from './policy.js';
 import { Failure, type MigrationDependencies, place } from './step.js';
-import { storageNow, targetOf, volumesAt } from './transfer.js';
+import { isFilled, storageNow, targetOf, volumesAt } from './transfer.js';
 
 /** A target's switch that does not answer in this time is not ready for a machine. */
 const preflightMs = 5_000;
@@ -88,25 +91,27 @@ export async function preflight(
   if (mode === 'Offline' && driverOf(record) === 'qemu') await refuseSaved(migration, uuid, source);
   // A container has neither a machine type nor a CPU of its own, and nothing of it is sent but its disk.
   if (driverOf(record) === 'qemu') await requireFit(migration, uuid, mode, source, target);
+  if (mode === 'Live') await requireFreeDisk(migration, uuid, source);
   const share = (host: Host): string =>
     JSON.stringify([host.siteSpec.storage?.shared?.server, host.siteSpec.storage?.shared?.path]);
-  if (storage === 'Cached' && to?.storage === 'Local')
+  if (mode === 'Offline' && isFilled(migration, storage))
     throw new Failure(
       'CopyNotSupported',
-      `spec.storage: Copy: the disk of FederatedVM ${spec.vmName} is Cached, and stays so: copied with its image, it stands still for ever now and then, and the guest with it; leave spec.storage out, with a new VMMigration`,
+      `spec.storage: Copy: the disk of FederatedVM ${spec.vmName} is Cached, and is made whole only while the machine runs; start it, or leave spec.storage out, with a new VMMigration`,
     );
   if (to?.storage !== 'Local' && share(source) !== share(target))
     throw new Failure(
       'ShareDiffers',
       `spec.target.site: ${target.site} has another storage.shared than ${source.site}; a machine on a share moves within it, or with spec.storage: Copy`,
     );
-  if (record.base) await requireBase(record.site, record.base, dependencies);
+  const base = record.base && (await requireBase(record.site, record.base, dependencies));
   if (driverOf(record) === 'lxc' && to?.storage) {
     const place = volumesAt(to, to.storage, record, dependencies);
     const fault = await trying('LibvirtFailed', `target ${hostKey(target)}`, () => unmountable(fuid, place));
     if (fault !== undefined) throw new Failure('PathTooLong', `spec.target: ${fault}`);
   }
-  if (to?.storage) await requireSpace(fuid, record, mode, storage, { ...to, storage: to.storage }, dependencies);
+  const fills = isFilled(migration, to?.storage) ? (base?.allocationBytes ?? 0n) : 0n;
+  if (to?.storage) await requireSpace(fuid, record, mode, storage, { ...to, storage: to.storage }, fills, dependencies);
   for (const { network, name } of record.interfaces) {
     const vni = directory.network(network)?.value.vni;
     if (vni === undefined) continue;
@@ -140,6 +145,22 @@ async function refuseSaved({ spec }: VMMigration, uuid: string, source: Host): P
     );
 }
 
+/** What QEMU still does with the disk would keep it from being copied, and the domain from being moved at all. */
+async function requireFreeDisk({ spec }: VMMigration, uuid: string, source: Host): Promise<void> {
+  const at = `source ${hostKey(source)}`;
+  const { connection } = linkOf(source, live);
+  // A guest that has ended meanwhile is found out about later.
+  const job = await trying('LibvirtFailed', at, () =>
+    tolerating(['OPERATION_INVALID', 'NO_DOMAIN'], connection.blockJob(uuid, diskTarget)),
+  );
+  if (job)
+    throw new Waiting(
+      'DiskBusy',
+      `${at}: QEMU is at work on the disk of FederatedVM ${spec.vmName} (block job: ${job.type}); it moves when that has ended. A copy that was given up and does not end (virsh blockjob) ends with that QEMU: stop and start the machine`,
+      5_000,
+    );
+}
+
 /** Whether both ends can do what the policy asks for, and the target has a place for this very guest. */
 async function requireFit({ spec }: VMMigration, uuid: string, mode: Mode, source: Host, target: Host): Promise<void> {
   const ends = [source, target].map((host) => ({ host, connection: linkOf(host, live).connection }));
@@ -160,14 +181,14 @@ async function requireFit({ spec }: VMMigration, uuid: string, mode: Mode, sourc
   if (unfit) throw new Failure(unfit.reason, `spec.target: ${hostKey(target)}: ${unfit.message}`);
 }
 
-/** What a Cached disk stands on has to be there while it is read, whether it stays below the disk or is copied into it. */
+/** What a Cached disk stands on has to be there while it is read, whether it stays below the disk or is read into it. */
 async function requireBase(
   site: string,
   { name }: BaseImage,
   { objects, hosts }: MigrationDependencies,
-): Promise<void> {
+): Promise<VolumeInfo | undefined> {
   const share = objects.site(site);
-  if (!share) return;
+  if (!share) return undefined;
   const { via, pool } = sharePlace(share, hosts);
   const at = `host ${hostKey(via)}`;
   const found = await trying('LibvirtFailed', at, () => via.libvirt.connection.lookupVolume(pool, name));
@@ -176,17 +197,19 @@ async function requireBase(
       'ImageMissing',
       `${at}: the machine’s disk stands on volume ${name} of pool ${pool}, which is not there; restore it (virsh pool-refresh if it is), then make a new VMMigration`,
     );
+  return await trying('LibvirtFailed', at, () => via.libvirt.connection.volumeInfo(pool, name));
 }
 
 const mebibytes = (bytes: bigint): string => `${String(bytes >> 20n)} MiB`;
 
-/** Once, before anything is touched: later the copy itself has taken the space. */
+/** Once, before anything is touched: later the copy itself has taken the space. fillsBytes: what is read into it once it is there. */
 async function requireSpace(
   fuid: string,
   record: VmRecord,
   mode: Mode,
   storage: StorageKind,
   to: HostRef & { readonly storage: StorageKind },
+  fillsBytes: bigint,
   dependencies: MigrationDependencies,
 ): Promise<void> {
   const [from, target] = [
@@ -204,7 +227,7 @@ async function requireSpace(
     {
       where: `target ${hostKey(to)}`,
       place: target,
-      takes: isPacked ? 2n * needed : needed,
+      takes: (isPacked ? 2n * needed : needed) + fillsBytes,
       remedy: 'make room or name another host',
     },
     // An offline move makes the disk whole beside it, and sends that.

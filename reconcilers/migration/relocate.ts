@@ -6,8 +6,35 @@ import { diskTarget, diskType, seedTarget, sourceXml, type DiskSource } from '..
  * What is copied of a disk.
  * - Whole: all of it; the copy stands on nothing.
  * - Overlay: of a Cached one what is at its host; the copy stands on the same base.
+ * - Filled: so, too, and the copy is made whole from that base as soon as the machine runs on it: without copy-on-read, which it needs no more.
  */
-export type Extent = 'Whole' | 'Overlay';
+export type Extent = 'Whole' | 'Overlay' | 'Filled';
+
+const deviceOf = (element: string): string => /<target\b[^>]*\bdev=['"](\w+)['"]/.exec(element)?.[1] ?? '';
+
+const withoutCopyOnRead = (element: string): string =>
+  element.replace(/(<driver\b[^>]*?)\s+copy_on_read=(['"])\w+\2/, '$1');
+
+const withoutBackingStore = (element: string): string =>
+  element.replace(/<backingStore\b[\s\S]*<\/backingStore>|<backingStore\b[^>]*\/>/, '');
+
+const kept: Readonly<Record<Extent, (element: string) => string>> = {
+  Whole: withoutBackingStore,
+  Overlay: (element) => element,
+  Filled: withoutCopyOnRead,
+};
+
+/** Whether the machine's disk stands on another, by a domain's definition as libvirt writes it. */
+export const standsOnBase = (xml: string): boolean =>
+  (xml.match(/<disk\b[\s\S]*?<\/disk>/g) ?? []).some(
+    (element) => deviceOf(element) === diskTarget && /<backingStore\b[^>]*\btype=/.test(element),
+  );
+
+/** A domain's definition whose disk has become whole. */
+export const withoutBase = (xml: string): string =>
+  xml.replace(/<disk\b[\s\S]*?<\/disk>/g, (element) =>
+    deviceOf(element) === diskTarget ? withoutBackingStore(withoutCopyOnRead(element)) : element,
+  );
 
 /** A domain's definition with its volumes at another place. */
 export const relocated = (xml: string, volumes: MachineVolumes | RootVolume, extent: Extent): string =>
@@ -33,15 +60,11 @@ export function withVolumes(xml: string, { disk, seed }: MachineVolumes, extent:
   const places: Readonly<Record<string, DiskSource>> = { [diskTarget]: disk, [seedTarget]: seed };
   const found = new Set<string>();
   const moved = xml.replace(/<disk\b[\s\S]*?<\/disk>/g, (element) => {
-    const [, device = ''] = /<target\b[^>]*\bdev=['"](\w+)['"]/.exec(element) ?? [];
+    const device = deviceOf(element);
     const place = places[device];
     if (!place) return element;
     found.add(device);
-    const kept =
-      extent === 'Overlay'
-        ? element
-        : element.replace(/<backingStore\b[\s\S]*<\/backingStore>|<backingStore\b[^>]*\/>/, '');
-    return kept
+    return kept[extent](element)
       .replace(/^<disk\b[^>]*>/, (head) => head.replace(/\btype=(['"]).*?\1/, `type='${diskType(place)}'`))
       .replace(/<source\b[^>]*\/>|<source\b[\s\S]*?<\/source>/, () => buildXml({ source: sourceXml(place) }));
   });

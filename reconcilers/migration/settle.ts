@@ -14,6 +14,7 @@ import { clearCopied, clearSource } from './clear.js';
 import { assessPostCopy, isOff } from './assess.js';
 import { describe, type Ends, readEnds } from './ends.js';
 import { carryPostCopy } from './postcopy.js';
+import { fill } from './fill.js';
 import { resultOf } from './progress.js';
 import { helpless, overdueMs, stillMs } from './still.js';
 import { advance, finish, isUnwanted, type MigrationDependencies, pollMs, type Status, underWay } from './step.js';
@@ -50,6 +51,8 @@ export async function settle(
   if (record.last.left) await clearCopied(migration, fuid, found, dependencies);
   const broken = brokenBy(migration, record);
   if (broken) return finish(migration, 'Failed', broken.reason, broken.message, dependencies);
+  const filling = await fill(migration, fuid, found, dependencies);
+  if (filling) return filling;
   if (migration.status?.mode === 'Offline') return concludeOffline(migration, record, dependencies);
   const completed = move?.completed ?? (await completedAt(record, fuid, dependencies));
   const figures = {

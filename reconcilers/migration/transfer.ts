@@ -22,18 +22,33 @@ export function storageNow(
   return record.storage ?? machine.spec.storage ?? template?.spec.storage ?? 'Local';
 }
 
-/** Where the disk goes; with what it becomes there if it is copied: a shared one stays where it is, unless that is asked for. */
+/**
+ * Where the disk goes; with what it becomes there if it is copied: a shared one stays where it is, unless that is asked for. A cached one
+ * stays so until it is filled.
+ */
 export const targetOf = (
   { spec }: Pick<VMMigration, 'spec'>,
   storage: StorageKind,
   { site, host }: HostRef,
 ): VmRecord['target'] => ({
   ...{ site, host },
-  ...given({ storage: spec.storage === 'Copy' ? 'Local' : storage === 'Shared' ? undefined : storage }),
+  ...given({ storage: arrivesAs(spec.storage === 'Copy', storage) }),
 });
 
-/** How much of a disk is copied that becomes one of this storage. */
-export const extentOf = (to: StorageKind): Extent => (to === 'Cached' ? 'Overlay' : 'Whole');
+function arrivesAs(isCopied: boolean, storage: StorageKind): StorageKind | undefined {
+  if (storage === 'Cached') return storage;
+  return isCopied ? 'Local' : storage === 'Shared' ? undefined : storage;
+}
+
+/** Whether a disk that has arrived so is made whole there. */
+export const isFilled = ({ spec }: Pick<VMMigration, 'spec'>, arrived: StorageKind | undefined): boolean =>
+  spec.storage === 'Copy' && arrived === 'Cached';
+
+/** How much of a disk is copied that arrives so. */
+export const extentOf = (arrives: StorageKind, fills = false): Extent => {
+  if (arrives !== 'Cached') return 'Whole';
+  return fills ? 'Filled' : 'Overlay';
+};
 
 /** The volumes' place at one end of a move. Throws Waiting while the end, or the host that serves its share, is not there. */
 export function volumesAt(

@@ -324,6 +324,38 @@ describe('a dir pool', () => {
     });
   });
 
+  it('fills an overlay from what it stands on, under a machine that runs', async () => {
+    const uuid = randomUUID();
+    const file = join(path, 'filled');
+    await connection.createVolume(
+      pool,
+      volume('filled', 'qcow2', `<backingStore><path>${path}/base</path><format type='raw'/></backingStore>`),
+    );
+    const disk = `<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='${file}'/><target dev='vda' bus='virtio'/></disk>`;
+    await connection.defineDomain(guest('filled', uuid).replace('<devices>', `<devices>${disk}`));
+    await connection.startDomain(uuid, constants.DOMAIN_START_PAUSED);
+    try {
+      expect(await connection.blockJob(uuid, 'vda')).toBeUndefined();
+      // A megabyte a second, so that it is met at work.
+      await connection.pullBlocks(uuid, 'vda', 1);
+      expect(await connection.blockJob(uuid, 'vda')).toMatchObject({ type: 'pull', end: BigInt(size) });
+      await expect(connection.pullBlocks(uuid, 'vda', 0)).rejects.toBeInstanceOf(LibvirtError);
+      await connection.abortBlockJob(uuid, 'vda');
+      expect(await connection.blockJob(uuid, 'vda')).toBeUndefined();
+      await expect(connection.abortBlockJob(uuid, 'vda')).rejects.toMatchObject({ code: constants.ERR_INVALID_ARG });
+      await connection.pullBlocks(uuid, 'vda', 0);
+      while (await connection.blockJob(uuid, 'vda')) await sleep(20);
+      expect(await connection.domainXml(uuid)).not.toContain(`${path}/base`);
+    } finally {
+      await connection.destroyDomain(uuid);
+      await connection.undefineDomain(uuid);
+    }
+    // The pool keeps what it read of the file's header when that was made.
+    await connection.refreshPool(pool);
+    expect(await connection.volumeXml(pool, 'filled')).not.toContain('backingStore');
+    expect((await connection.volumeInfo(pool, 'filled')).allocationBytes).toBeGreaterThanOrEqual(BigInt(size));
+  });
+
   it('is found again when another made it anew', async () => {
     const other = await connect(daemon.uri('qemu', 'tcp'));
     await other.destroyPool(pool);

@@ -1,7 +1,7 @@
 import { describe, expect, it } from '@jest/globals';
 import { traceOf } from '../../../bench/migration/ping.js';
 import { cells, flavors, guestsOf, loadMiB, unknownIn, type Cell, type Choice } from '../../../bench/migration/plan.js';
-import { verdicts, type Moved, type Result } from '../../../bench/migration/result.js';
+import { networkVerdicts, speedVerdicts, type Moved, type Result } from '../../../bench/migration/result.js';
 
 describe('what ping says', () => {
   const answer = (at: number): string => `64 bytes from 172.30.0.10: icmp_seq=${at} ttl=64 time=${at}.5 ms`;
@@ -68,6 +68,17 @@ describe('what all cells say together', () => {
     { reason: 'nothing measured, nothing said', results: [], met: [] },
   ]; // prettier-ignore
   it.each(cases)('$reason', ({ results, met }) => {
-    expect(verdicts(results).map(({ isMet }) => isMet)).toEqual(met);
+    expect(speedVerdicts(results).map(({ isMet }) => isMet)).toEqual(met);
+  });
+
+  const gaps = (...gapsMs: readonly number[]): Result[] =>
+    gapsMs.map((gapMs) => result('idle', 'unshaped', moved(1_000, { ping: { answers: [], gapMs } }), moved(1_000)));
+  it.each([
+    { reason: 'as long as the guest stands still, 100 ms, and 50 ms more', results: gaps(100, 150), met: [true] },
+    { reason: 'a ping in ten may be later', results: gaps(...Array<number>(9).fill(100), 400), met: [true] },
+    { reason: 'two may not', results: gaps(...Array<number>(8).fill(100), 400, 400), met: [false] },
+    { reason: 'of moves that did not end nothing is known', results: [byDefault(late, late)], met: [] },
+  ])('of the network: $reason', ({ results, met }) => {
+    expect(networkVerdicts(results).map(({ isMet }) => isMet)).toEqual(met);
   });
 });

@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import type { StorageKind } from '../../../crds/index.js';
-import { extentOf, targetOf } from '../../../reconcilers/migration/transfer.js';
+import { extentOf, isFilled, targetOf } from '../../../reconcilers/migration/transfer.js';
 import { baseOf, type Image } from '../../../reconcilers/vm/image.js';
 import { interruptionOf } from './support/interruption.js';
 
@@ -40,11 +40,12 @@ describe('what goes along with a machine', () => {
     { reason: 'unless that is asked for', storage: 'Shared', asked: 'Copy', becomes: 'Local', extent: 'Whole' },
     { reason: 'a disk of its own, whole', storage: 'Local', becomes: 'Local', extent: 'Whole' },
     { reason: 'what it wrote over an image on the share', storage: 'Cached', becomes: 'Cached', extent: 'Overlay' },
+    { reason: 'so, too, if it is to be made whole where it arrives', storage: 'Cached', asked: 'Copy', becomes: 'Cached', extent: 'Filled' },
   ]; // prettier-ignore
   it.each(cases)('$reason: $storage $asked', ({ storage, asked, becomes, extent }) => {
     const spec = { vmName: 'web', target: { site: 'lisbon' }, ...(asked ? { storage: asked } : {}) };
     const to = targetOf({ spec }, storage, { site: 'lisbon', host: 'a' });
     expect(to?.storage).toBe(becomes);
-    if (becomes) expect(extentOf(becomes)).toBe(extent);
+    if (becomes) expect(extentOf(becomes, isFilled({ spec }, becomes))).toBe(extent);
   });
 });

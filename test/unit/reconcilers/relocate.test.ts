@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import { parseXml } from '../../../reconcilers/common/xml.js';
-import { relocated, withVolumes } from '../../../reconcilers/migration/relocate.js';
+import { relocated, standsOnBase, withoutBase, withVolumes } from '../../../reconcilers/migration/relocate.js';
 import type { MachineVolumes } from '../../../reconcilers/vm/disk.js';
 
 const copies: MachineVolumes = {
@@ -83,6 +83,29 @@ describe('a definition for the target of a move', () => {
     );
     expect(parseXml(moved)('domain', 'devices', 'disk', 'source', '@file')).toContain('neill');
     expect(moved).not.toMatch(/isth-1-(root|seed)/);
+  });
+
+  it('lets a disk that is made whole at the target read its base, but keep nothing of that by itself', () => {
+    const moved = withVolumes(domain(cached), copies, 'Filled');
+    expect(moved).toContain("<driver name='qemu' type='qcow2' cache='none' discard='unmap'/>");
+    expect(standsOnBase(moved)).toBe(true);
+  });
+
+  it('stands on nothing any more once it is whole, and all else is as it was', () => {
+    const whole = withoutBase(domain(cached));
+    expect(standsOnBase(domain(cached))).toBe(true);
+    expect(standsOnBase(whole)).toBe(false);
+    expect(whole).not.toMatch(/backingStore type|copy_on_read|debian/);
+    expect(whole).toContain('isth-1-root');
+    expect(withoutBase(whole)).toBe(whole);
+  });
+
+  it.each([
+    { reason: 'libvirt ends each chain so', element: '<backingStore/>' },
+    { reason: 'libvirt has not looked yet', element: '' },
+  ])('stands on nothing: $reason', ({ element }) => {
+    const xml = `<domain><disk type='file'><source file='/images/x'/>${element}<target dev='vda'/></disk><disk type='file'><backingStore type='file'><source file='/y'/></backingStore><target dev='vdb'/></disk></domain>`;
+    expect(standsOnBase(xml)).toBe(false);
   });
 
   it('is refused for a domain without our disks', () => {
