@@ -9,7 +9,7 @@ import { apply, eventually, manifest, namespace, report, waitReady } from '../su
 import { faultsOf, Harness, sample, seeded, spread, titleOf, type Scenario } from './harness.js';
 import type { Fault } from './injector.js';
 import { insideOf } from './lab.js';
-import { MachineLife, Moving, MovingOffline, network, NetworkLife, ns, sites } from './scenarios.js';
+import { Filling, MachineLife, Moving, MovingOffline, network, NetworkLife, ns, sites } from './scenarios.js';
 
 /**
  * The operator dies before each of its effects and after it, and gets no reply to it. What a good run does outside is recorded, and the
@@ -38,7 +38,12 @@ async function survive(scenario: Scenario, repliesPerRun: number, deaths: number
   await scenario.reset();
   const effects = await harness.record(scenario, all ? 2 : 1);
   report(`${scenario.name}: ${effects.size} effects`);
-  const faults = faultsOf(effects).filter((each) => only.test(titleOf(each)) && !isOneOfMany(each.effect));
+  const names = [...effects.keys()];
+  const first = names.findIndex((name) => scenario.from?.test(name) ?? true);
+  const concerned = new Set(names.slice(first));
+  const faults = faultsOf(effects).filter(
+    (each) => concerned.has(each.effect) && only.test(titleOf(each)) && !isOneOfMany(each.effect),
+  );
   const oneByOne = (some: readonly Fault[]): Fault[][] => some.map((each) => [each]);
   if (all) {
     expectReached(await survived(scenario, oneByOne(faults)), faults.length);
@@ -128,6 +133,17 @@ describe('whatever effect fails, the operator or its successor brings it to its 
       const moving = new Moving(harness, storage);
       await survive(moving, 11, 2);
       await moving.end();
+    },
+    timeoutMs,
+  );
+
+  it.each(all ? [1] : [])(
+    'in making a Cached disk whole where it has arrived',
+    async () => {
+      if (!harness) throw new Error('there is no harness');
+      const filling = new Filling(harness);
+      await survive(filling, 0, 0);
+      await filling.end();
     },
     timeoutMs,
   );

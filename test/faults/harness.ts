@@ -9,6 +9,8 @@ import { Watch } from './watch.js';
 /** Something to do with the operator, over and over, during which faults happen. */
 export interface Scenario {
   readonly name: string;
+  /** Only this effect and what follows it are to go wrong: what comes before is another scenario's. */
+  readonly from?: RegExp;
   /** What the ends of connections are in the next run, so that its effects have the names of the last one's. */
   names(): Plan['names'];
   /** Lets the operator do it, and waits until it is done. Fails if it is not. */

@@ -24,7 +24,7 @@ wrap(
   [
     ...(['defineDomain', 'startDomain', 'shutdownDomain', 'destroyDomain', 'suspendDomain', 'resumeDomain'] as const),
     ...(['undefineDomain', 'setDomainMetadata', 'migrateToUri', 'abortJob', 'startPostCopy'] as const),
-    ...(['setMigrationSpeed', 'setMigrationMaxDowntime'] as const),
+    ...(['setMigrationSpeed', 'setMigrationMaxDowntime', 'pullBlocks', 'abortBlockJob'] as const),
     ...(['defineNetwork', 'startNetwork', 'destroyNetwork', 'undefineNetwork', 'setNetworkAutostart'] as const),
     ...(['createVolume', 'createVolumeFrom', 'uploadVolume', 'resizeVolume', 'deleteVolume'] as const),
   ],

@@ -1,6 +1,6 @@
 import { expect } from '@jest/globals';
 import { readdir } from 'node:fs/promises';
-import { kinds, type StorageKind } from '../../crds/index.js';
+import { kinds, type StorageKind, type VMMigrationSpec } from '../../crds/index.js';
 import { LibvirtError } from '../../drivers/libvirt/index.js';
 import { runInGuest } from '../../lab/guest.js';
 import {
@@ -12,6 +12,7 @@ import {
   seedVolumeName,
 } from '../../reconcilers/common/identity.js';
 import { keys, prefixes } from '../../reconcilers/common/records.js';
+import { standsOnBase } from '../../reconcilers/migration/relocate.js';
 import {
   apply,
   condition,
@@ -144,6 +145,7 @@ export class Moving implements Scenario {
   constructor(
     private readonly harness: Harness,
     private readonly storage: StorageKind,
+    private readonly asked: Pick<VMMigrationSpec, 'storage'> = {},
   ) {
     this.#name = `walker-${storage.toLowerCase()}`;
     this.#title = `${ns}/${this.#name}`;
@@ -197,7 +199,9 @@ export class Moving implements Scenario {
     const title = `${ns}/move-${run}`;
     await using console = await ConsoleWatch.start(this.#other, domainUuid(this.#fuid));
     try {
-      await apply([manifest('VMMigration', title, { vmName: this.#name, target: { site: this.#other } })]);
+      await apply([
+        manifest('VMMigration', title, { vmName: this.#name, target: { site: this.#other }, ...this.asked }),
+      ]);
       const { status } = await eventually(
         'the move is over',
         async () => {
@@ -249,6 +253,37 @@ export class Moving implements Scenario {
     const { output } = await runInGuest(this.#title, command, 20_000);
     const [bootId = '', seconds, words = ''] = output.trim().split('\n');
     return { bootId, seconds: Number(seconds), words };
+  }
+}
+
+/** A Cached disk becomes Local where it arrives, of a machine made anew for each run. */
+export class Filling extends Moving {
+  readonly from = /pullBlocks/;
+
+  constructor(private readonly stage: Harness) {
+    super(stage, 'Cached', { storage: 'Copy' });
+  }
+
+  override get name(): string {
+    return 'making a Cached disk whole';
+  }
+
+  override names(): Record<string, string> {
+    return namesOf({ valencia: 'source', saopaulo: 'target' });
+  }
+
+  override async act(run: number): Promise<void> {
+    await this.reset();
+    await super.act(run);
+  }
+
+  override async check(): Promise<void> {
+    await super.check();
+    const record = await ownership(this.fuid);
+    expect([record.storage, record.base]).toEqual(['Local', undefined]);
+    for (const daemon of this.stage.lab.daemons.values())
+      for (const { uuid } of await daemon.listDomains())
+        if (uuid === domainUuid(this.fuid)) expect(standsOnBase(await daemon.domainXml(uuid))).toBe(false);
   }
 }
 
