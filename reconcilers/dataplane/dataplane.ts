@@ -100,6 +100,11 @@ export class Dataplane {
     return this.#hosts.get(hostKey(ref))?.report(vni);
   }
 
+  /** Whether the switch of that host has a port for the machine's interface. */
+  hasPort(ref: HostRef, interfaceId: string): boolean {
+    return this.#hosts.get(hostKey(ref))?.ports.machine(interfaceId) !== undefined;
+  }
+
   /** Resolves true once the switch has given the machine's interface a port on that host, false after the deadline. */
   async whenPort(ref: HostRef, interfaceId: string, deadlineMs: number): Promise<boolean> {
     const ports = this.#hosts.get(hostKey(ref))?.ports;

@@ -131,6 +131,13 @@ export async function preflight(
       'TargetOccupied',
       `target ${hostKey(target)} already runs a domain of this machine; look at both ends`,
     );
+  for (const { id, name } of record.interfaces)
+    if (dataplane.hasPort(target, id))
+      throw new Waiting(
+        'PortTaken',
+        `target ${hostKey(target)}: its switch has a port with the interface id of FederatedVM ${spec.vmName} in ${name}, and the machine is not there; see what it is (ovs-vsctl find Interface external_ids:iface-id=${id}) and delete it, or name another host`,
+        5_000,
+      );
 }
 
 /** Only the host that it was saved at can go on with it, and the domain's definition goes from there. */

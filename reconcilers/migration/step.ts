@@ -141,11 +141,19 @@ export function finish(
 
 export const place = ({ site, host }: HostRef): HostRef => ({ site, host });
 
-/** What of the machine is sent. */
-export const what = ({ target, mode }: VmRecord): string => {
+/** What of the machine is sent, and why so much. */
+export function what({ storage, target, mode }: VmRecord): string {
   if (mode === 'Offline') return 'the disk';
-  return target?.storage ? 'disk and memory' : 'memory';
-};
+  switch (target?.storage) {
+    case undefined:
+    case 'Shared':
+      return 'memory (the disk stays on the share)';
+    case 'Cached':
+      return 'memory and what the disk has beyond its image (it is Cached)';
+    case 'Local':
+      return `memory and all of the disk (${storage === 'Shared' ? 'it leaves the share: storage: Copy' : 'it is Local'})`;
+  }
+}
 
 /** An end of a move. Throws Waiting while the driver that is to hold the machine there does not answer. */
 export function reachable(

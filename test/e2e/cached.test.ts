@@ -194,8 +194,8 @@ describe('a machine whose disk stands on an image of the share', () => {
     await at('saopaulo');
   }, 120_000);
 
-  /** What the guest has not read takes six seconds at this rate. */
-  const slowly: Manifest = { storage: 'Copy', policy: { bandwidthMiBps: 8 } };
+  /** What the guest has not read takes three seconds at this rate. */
+  const slowly: Manifest = { storage: 'Copy', policy: { bandwidthMiBps: 16 } };
   const whileFilling = async (site: SiteName, act: () => Promise<void>): Promise<void> =>
     await eventually(
       'its disk is made whole',

@@ -7,6 +7,7 @@ import {
   find,
   get,
   guest,
+  inSite,
   machine,
   manifest,
   type Manifest,
@@ -152,8 +153,21 @@ describe('an offline move', () => {
     await expectOnlyAt('own', 'saopaulo', 'default');
   }, 60_000);
 
-  it('copies nothing of a machine on the share', async () => {
-    const { status } = await over(await begin('shared', 'saopaulo'));
+  it('waits while something else has the machine’s port at the target, and then copies nothing of one on the share', async () => {
+    const { interfaces } = await ownership((await get(kinds.FederatedVM, `${ns}/shared`)).metadata.uid);
+    const id = `external_ids:iface-id=${interfaces[0]?.id ?? ''}`;
+    const add = ['add-port', 'isth-int', 'planted', '--', 'set', 'Interface', 'planted', 'type=internal', id];
+    await inSite('saopaulo', 'ovs-vsctl', ...add);
+    const name = await begin('shared', 'saopaulo');
+    try {
+      await eventually('it waits', async () => {
+        const { status } = await get(kinds.VMMigration, `${ns}/${name}`);
+        expect(status).toMatchObject({ phase: 'Pending', reason: 'PortTaken' });
+      });
+    } finally {
+      await inSite('saopaulo', 'ovs-vsctl', 'del-port', 'planted');
+    }
+    const { status } = await over(name);
     expect(status).toMatchObject({ phase: 'Succeeded', mode: 'Offline', transferredBytes: 0, progressPercent: 100 });
     await expectOnlyAt('shared', 'saopaulo', 'shared', 'valencia');
   }, 30_000);
