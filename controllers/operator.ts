@@ -12,6 +12,7 @@ import type { MigrationDependencies } from '../reconcilers/migration/step.js';
 import type { Move } from '../reconcilers/migration/move.js';
 import type { Copying } from '../reconcilers/migration/copying.js';
 import type { Course } from '../reconcilers/migration/policy.js';
+import type { Filling } from '../reconcilers/migration/fill.js';
 import type { Still } from '../reconcilers/migration/still.js';
 import { reconcileNetwork } from '../reconcilers/network/reconciler.js';
 import { reconcileSite } from '../reconcilers/site/reconciler.js';
@@ -86,6 +87,7 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
   const copies = new Map<string, Copying>();
   const courses = new Map<string, Course>();
   const stills = new Map<string, Still>();
+  const fills = new Map<string, Filling>();
   const carried = new Set<string>();
   const clearing = new Map<string, Promise<void>>();
   const placing = oneAtATime();
@@ -127,6 +129,7 @@ export async function runOperator(options: Options, log: Log): Promise<Outcome> 
     copies,
     courses,
     stills,
+    fills,
     places,
     carried,
     clearing,

@@ -1,94 +1,162 @@
 import type { VMMigration } from '../../crds/index.js';
 import { constants } from '../../drivers/libvirt/index.js';
-import { attempt as trying } from '../common/errors.js';
+import type { BlockJob, Connection } from '../../drivers/libvirt/types.js';
+import { attempt as trying, messageOf } from '../common/errors.js';
 import { domainUuid } from '../common/identity.js';
-import { recordChanged } from '../common/latest.js';
+import { assertUnchanged, recordChanged } from '../common/latest.js';
 import { tolerating } from '../common/libvirt.js';
 import type { Outcome } from '../common/outcome.js';
 import type { Versioned, VmRecord } from '../common/records.js';
 import { isFenced } from '../fenced.js';
 import { hostKey } from '../host.js';
 import { diskTarget } from '../vm/domain.js';
+import { hasCopyOnRead, standsOnBase, withoutBase } from '../vm/chain.js';
 import { isOff } from './assess.js';
 import { linkOf } from './move.js';
 import { cas } from './ownership.js';
-import { standsOnBase, withoutBase } from './relocate.js';
-import { helpless, overdueMs, stillMs } from './still.js';
+import { helpless, overdueMs } from './still.js';
 import { advance, finish, isUnwanted, type MigrationDependencies, pollMs, reachable, type Status, underWay } from './step.js'; // prettier-ignore
 import { isFilled } from './transfer.js';
 
-/** One that ended before it was seen is begun again so long later. */
+/** How a disk's filling gets on, as this process has seen it. Times by the monotonic clock. */
+export interface Filling {
+  /** Bytes that were read at most, begun anew or not. */
+  readonly furthest: bigint;
+  readonly gainedAtMs: number;
+  readonly begunAtMs: number;
+  /** Why it could not be begun, the last time. */
+  readonly why?: string;
+}
+
+/** A pull that has ended early is begun again no sooner. */
 const againMs = 10_000;
+/** So long nothing may be read before the disk is left as it is. */
+const patienceMs = 600_000;
+
+/** A guest that ends takes the job along, and what is known of it. */
+const unlessOff = ['OPERATION_INVALID', 'NO_DOMAIN'] as const;
+
+/** What is the case with the disk. other: QEMU does something else with it. */
+type Look =
+  { readonly kind: 'off' | 'whole' | 'hollow' } | { readonly kind: 'pulled' | 'other'; readonly job: BlockJob };
 
 /**
  * Makes a Cached disk Local where it has arrived: the running guest's QEMU reads into it what it still lacks of its image (ADR 0008). undefined:
- * that is not asked for, or done.
+ * that is not asked for, or done. figures: of the move, which is over.
  */
 export async function fill(
   migration: VMMigration,
   fuid: string,
-  { value: record, index }: Versioned<VmRecord>,
+  found: Versioned<VmRecord>,
+  figures: Status,
   dependencies: MigrationDependencies,
 ): Promise<Outcome<Status> | undefined> {
-  const { base } = record;
-  if (!isFilled(migration, record.storage) || !base) return undefined;
-  const at = hostKey(record);
+  const { base, ...whole } = found.value;
+  if (!isFilled(migration, whole.storage) || !base) return undefined;
+  const { fills, now, objects } = dependencies;
+  const { uid, namespace } = migration.metadata;
+  const at = hostKey(whole);
   const image = `image ${base.name} of the share`;
-  const giveUp = (why: string): Outcome<Status> =>
-    finish(
-      migration,
-      'Failed',
-      'DiskNotWhole',
-      `the machine has moved to ${at}, but ${why}: its disk stays Cached, on ${image}`,
-      dependencies,
-    );
-  const say = (message: string, more: Status = {}): Outcome<Status> =>
-    underWay(advance(migration, 'Finalizing', 'MakingWhole', `${message} at ${at}`, dependencies, more), pollMs);
-  if (record.phase !== 'Owned') return giveUp('it is moved on, or deleted, before its disk was whole');
-  if (isFenced(record, dependencies)) return giveUp('that host is fenced');
-  const { connection } = linkOf(reachable(record, record, dependencies, 'target'), record);
+  const giveUp = (why: string): Outcome<Status> => {
+    const message = `the machine has moved to ${at}, but ${why}: its disk stays Cached, on ${image} (what it reads of that stays in it again once the machine was stopped and started)`;
+    return finish(migration, 'Failed', 'DiskNotWhole', message, dependencies, figures);
+  };
+  const say = (message: string, more: Status = {}): Outcome<Status> => {
+    const status = { ...figures, progressPercent: 99, ...more };
+    return underWay(advance(migration, 'Finalizing', 'MakingWhole', message, dependencies, status), pollMs);
+  };
+  if (whole.phase !== 'Owned') return giveUp('it is moved on, or deleted, before its disk was whole');
+  if (isFenced(whole, dependencies)) return giveUp('that host is fenced');
+  const { connection } = linkOf(reachable(whole, whole, dependencies, 'target'), whole);
   const uuid = domainUuid(fuid);
   const asking = async <T>(call: () => Promise<T>): Promise<T> => await trying('LibvirtFailed', `target ${at}`, call);
-  const machine = dependencies.objects.machine(migration.metadata.namespace, migration.spec.vmName);
-  const state = await asking(() => tolerating(['NO_DOMAIN'], connection.domainState(uuid)));
-  const isRunning = state !== undefined && !isOff(state);
-  // A guest that ends takes the job along.
-  const unlessOff = ['OPERATION_INVALID', 'NO_DOMAIN'] as const;
-  const job = isRunning && (await asking(() => tolerating(unlessOff, connection.blockJob(uuid, diskTarget))));
+  const look = await asking(() => lookAt(uuid, connection));
+  const machine = objects.machine(namespace, migration.spec.vmName);
+  const paused = look.kind === 'whole' && !(await asking(() => flush(uuid, connection)));
+  if (look.kind === 'whole' && !paused) {
+    await asking(async () => {
+      const kept = await connection.domainXml(uuid, constants.DOMAIN_XML_INACTIVE | constants.DOMAIN_XML_SECURE);
+      if (!standsOnBase(kept) && !hasCopyOnRead(kept)) return;
+      await assertUnchanged(fuid, found.index, dependencies.store);
+      await connection.defineDomain(withoutBase(kept));
+    });
+    if (!(await cas(fuid, { ...whole, storage: 'Local' }, found.index, dependencies))) throw recordChanged();
+    return say(`the machine’s disk at ${at} is whole`, { remainingBytes: 0 });
+  }
   if (isUnwanted(migration, machine)) {
-    const { DOMAIN_BLOCK_JOB_ABORT_ASYNC } = constants;
-    if (job)
-      await asking(
-        () =>
-        tolerating([...unlessOff, 'INVALID_ARG'], connection.abortBlockJob(uuid, diskTarget, DOMAIN_BLOCK_JOB_ABORT_ASYNC)), // prettier-ignore
-      );
+    if (look.kind === 'pulled') await asking(() => abort(uuid, connection));
     return giveUp('making its disk whole was cancelled');
   }
-  if (!isRunning)
-    return machine?.spec.runStrategy === 'Stopped'
-      ? giveUp('it was stopped before its disk was whole')
-      : say(`the machine’s disk is made whole from ${image} when it runs again`);
-  const stillFor = stillMs(migration, job ? `read ${String(job.current)}` : 'no job', dependencies);
-  if (job) {
-    const { current, end } = job;
-    const percent = end > 0n ? Number((100n * current) / end) : 0;
-    const message = `the machine’s disk is made whole from ${image} (${String(percent)} %)`;
-    if (stillFor <= overdueMs) return say(message, { remainingBytes: Number(end - current) });
-    const why = `${message} at ${at}, but nothing has been read for a minute: see to the share, or leave the disk Cached (spec.cancel)`;
-    return helpless(migration, 'Finalizing', 'ImageNotRead', why, dependencies);
+  if (look.kind === 'off' && (machine?.spec.runStrategy ?? 'Running') === 'Stopped')
+    return giveUp('it was stopped before its disk was whole');
+  const seen = gained(fills.get(uid), look, now());
+  fills.set(uid, seen);
+  const silentMs = now() - seen.gainedAtMs;
+  if (silentMs > patienceMs) {
+    if (look.kind === 'pulled') await asking(() => abort(uuid, connection));
+    return giveUp(`nothing more of it was read for ${String(patienceMs / 60_000)} minutes`);
   }
-  const xml = await asking(() => tolerating(['NO_DOMAIN'], connection.domainXml(uuid)));
-  if (xml !== undefined && standsOnBase(xml)) {
-    if (stillFor > againMs) dependencies.stills.delete(migration.metadata.uid);
-    const { bandwidthMiBps = 0 } = migration.spec.policy ?? {};
-    if (stillFor === 0) await asking(() => connection.pullBlocks(uuid, diskTarget, bandwidthMiBps));
-    return say(`the machine’s disk is made whole from ${image}`);
+  if (paused)
+    return say(`the machine’s disk at ${at} is whole; that is recorded when the machine is not paused any more`);
+  if (look.kind === 'off') return say(`the machine’s disk is made whole from ${image} when it runs again at ${at}`);
+  if (look.kind === 'other')
+    return say(`the machine’s disk is made whole from ${image} when QEMU at ${at} has ended what it does with it (block job: ${look.job.type})`); // prettier-ignore
+  if (look.kind === 'hollow' && now() - seen.begunAtMs >= againMs) {
+    const { furthest, gainedAtMs } = seen;
+    const begun = await asking(() => begin(uuid, connection, migration.spec.policy?.bandwidthMiBps));
+    fills.set(uid, { furthest, gainedAtMs, begunAtMs: now(), ...begun });
   }
-  await asking(async () => {
-    const kept = await connection.domainXml(uuid, constants.DOMAIN_XML_INACTIVE | constants.DOMAIN_XML_SECURE);
-    if (withoutBase(kept) !== kept) await connection.defineDomain(withoutBase(kept));
-  });
-  const { base: _, ...whole } = record;
-  if (!(await cas(fuid, { ...whole, storage: 'Local' }, index, dependencies))) throw recordChanged();
-  return say('the machine’s disk is whole');
+  const message = `the machine’s disk at ${at} is made whole from ${image}`;
+  if (silentMs > overdueMs) {
+    const cause = seen.why === undefined ? '' : ` (${seen.why})`;
+    const remedy = `nothing has been read for a minute${cause}: see to the share, and to the room in the pool at ${at}; or leave the disk Cached (spec.cancel)`;
+    return helpless(migration, 'Finalizing', 'ImageNotRead', `${message}, but ${remedy}`, dependencies);
+  }
+  return say(message, look.kind === 'pulled' ? { remainingBytes: Number(look.job.end - look.job.current) } : {});
+}
+
+/** In this order: libvirt forgets the job only after the definitions tell what has come of it. */
+async function lookAt(uuid: string, connection: Connection): Promise<Look> {
+  const state = await tolerating(['NO_DOMAIN'], connection.domainState(uuid));
+  if (!state || isOff(state)) return { kind: 'off' };
+  const job = await tolerating(unlessOff, connection.blockJob(uuid, diskTarget));
+  if (job) return { kind: job.type === 'pull' ? 'pulled' : 'other', job };
+  const xml = await tolerating(['NO_DOMAIN'], connection.domainXml(uuid));
+  if (xml === undefined) return { kind: 'off' };
+  return { kind: standsOnBase(xml) ? 'hollow' : 'whole' };
+}
+
+function gained(before: Filling | undefined, look: Look, nowMs: number): Filling {
+  const { furthest, ...rest } = before ?? { furthest: -1n, gainedAtMs: nowMs, begunAtMs: -Infinity };
+  const current = look.kind === 'pulled' ? look.job.current : -1n;
+  return current > furthest ? { ...rest, furthest: current, gainedAtMs: nowMs } : { ...rest, furthest };
+}
+
+/** A refusal is told of, and tried again. */
+async function begin(uuid: string, connection: Connection, mibPerSecond = 0): Promise<Pick<Filling, 'why'>> {
+  try {
+    await connection.pullBlocks(uuid, diskTarget, mibPerSecond);
+    return {};
+  } catch (error) {
+    return { why: messageOf(error) };
+  }
+}
+
+/** Not waited for: QEMU may itself wait for a share that is away. */
+const abort = async (uuid: string, connection: Connection): Promise<unknown> =>
+  await tolerating(
+    [...unlessOff, 'INVALID_ARG'],
+    connection.abortBlockJob(uuid, diskTarget, constants.DOMAIN_BLOCK_JOB_ABORT_ASYNC),
+  );
+
+/**
+ * Brings all that was read to the disk: QEMU does so when it stops a guest, for a moment, and libvirt has no other way to ask for it. Until then
+ * the disk would show holes after a power failure. Answers whether it did: one that is paused already was stopped before.
+ */
+async function flush(uuid: string, connection: Connection): Promise<boolean> {
+  const state = await tolerating(['NO_DOMAIN'], connection.domainState(uuid));
+  if (state?.state !== 'running' && state?.state !== 'blocked') return false;
+  await connection.suspendDomain(uuid);
+  await tolerating(['OPERATION_INVALID'], connection.resumeDomain(uuid));
+  return true;
 }

@@ -8,6 +8,7 @@ import { isUnanswered, tolerating } from '../common/libvirt.js';
 import { driverOf, type VmRecord } from '../common/records.js';
 import { buildXml } from '../common/xml.js';
 import type { MachineVolumes } from '../vm/disk.js';
+import { hasCopyOnRead } from '../vm/chain.js';
 import { diskTarget } from '../vm/domain.js';
 import { type Host, type LibvirtLink, machineLink } from '../host.js';
 import { firstDowntimeMs, policyFlags, policyParameters } from './policy.js';
@@ -174,7 +175,7 @@ export class Move {
     try {
       if (recovery) {
         const given = [migrationUri(target), ...policyParameters(policy)];
-        await connection.migrateToUri(uuid, peerUri(target), given, flags(policy, undefined) | resuming);
+        await connection.migrateToUri(uuid, peerUri(target), given, flags(policy) | resuming);
         return;
       }
       const { fuid, source, makeCopies, isTakenUp, assertMoving } = this.request;
@@ -204,7 +205,7 @@ export class Move {
       const wasAsked = this.#isAsked;
       this.#isAsked = true;
       try {
-        await connection.migrateToUri(uuid, peerUri(target), given, flags(policy, copies), { signal });
+        await connection.migrateToUri(uuid, peerUri(target), given, flags(policy, copies, live), { signal });
       } catch (error) {
         if (error === signal.reason) this.#isAsked = wasAsked;
         throw error;
@@ -263,20 +264,21 @@ const resuming = constants.MIGRATE_POSTCOPY | constants.MIGRATE_POSTCOPY_RESUME;
  * With synchronous writes the guest's go to both ends, so that the copy of a disk that is written to comes to an end. Not below copy-on-read:
  * there a copy may stand still for ever (QEMU 7.2; ADR 0008).
  */
+const synchronously = constants.MIGRATE_NON_SHARED_SYNCHRONOUS_WRITES;
 const copyFlags: Readonly<Record<Extent, number>> = {
-  Whole: constants.MIGRATE_NON_SHARED_DISK | constants.MIGRATE_NON_SHARED_SYNCHRONOUS_WRITES,
+  Whole: constants.MIGRATE_NON_SHARED_DISK | synchronously,
   Overlay: constants.MIGRATE_NON_SHARED_INC,
   Filled: constants.MIGRATE_NON_SHARED_INC,
 };
 
-function flags(policy: MigrationPolicy, copies: Copies | undefined): number {
+function flags(policy: MigrationPolicy, copies?: Copies, definition = ''): number {
   return (
     constants.MIGRATE_LIVE |
     constants.MIGRATE_PEER2PEER |
     constants.MIGRATE_PERSIST_DEST |
     constants.MIGRATE_UNDEFINE_SOURCE |
     constants.MIGRATE_ABORT_ON_ERROR |
-    (copies ? copyFlags[copies.extent] : 0) |
+    (copies ? copyFlags[copies.extent] & ~(hasCopyOnRead(definition) ? synchronously : 0) : 0) |
     policyFlags(policy)
   );
 }

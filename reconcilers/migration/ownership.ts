@@ -35,17 +35,15 @@ export async function takeOver(
   };
   const record = moving();
   if (!record?.value.target) return;
-  const { attempt: done, target, mode, base, copy: _, ...kept } = record.value;
+  const { attempt: done, target, mode, copy: _, ...kept } = record.value;
   const left = target.storage && { ...place(kept), storage: kept.storage ?? 'Local' };
   const source = mode === 'Offline' ? place(kept) : undefined;
   const last = { attempt, moved: true, ...how, ...given({ left, source }) };
   const leftAt = isFenced(kept, dependencies) ? abandoned(kept, kept) : kept.leftAt;
   const generation = kept.generation + 1;
-  // A disk that became whole stands on nothing.
-  const standsOn = target.storage === 'Local' ? undefined : base;
   const owned: VmRecord = {
     ...kept,
-    ...given({ leftAt, base: standsOn }),
+    ...given({ leftAt }),
     ...given(target),
     ...{ phase: 'Owned', generation, last },
   };

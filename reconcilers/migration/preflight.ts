@@ -102,7 +102,7 @@ export async function preflight(
   if (to?.storage !== 'Local' && share(source) !== share(target))
     throw new Failure(
       'ShareDiffers',
-      `spec.target.site: ${target.site} has another storage.shared than ${source.site}; a machine on a share moves within it, or with spec.storage: Copy`,
+      `spec.target.site: ${target.site} has another storage.shared than ${source.site}; a machine on a share moves within it${storage === 'Cached' ? '' : ', or with spec.storage: Copy'}`,
     );
   const base = record.base && (await requireBase(record.site, record.base, dependencies));
   if (driverOf(record) === 'lxc' && to?.storage) {
@@ -110,7 +110,7 @@ export async function preflight(
     const fault = await trying('LibvirtFailed', `target ${hostKey(target)}`, () => unmountable(fuid, place));
     if (fault !== undefined) throw new Failure('PathTooLong', `spec.target: ${fault}`);
   }
-  const fills = isFilled(migration, to?.storage) ? (base?.allocationBytes ?? 0n) : 0n;
+  const fills = isFilled(migration, to?.storage) ? (base?.capacityBytes ?? 0n) : 0n;
   if (to?.storage) await requireSpace(fuid, record, mode, storage, { ...to, storage: to.storage }, fills, dependencies);
   for (const { network, name } of record.interfaces) {
     const vni = directory.network(network)?.value.vni;
@@ -226,7 +226,7 @@ async function requireSpace(
   const at = `source ${hostKey(record)}`;
   const isPacked = driverOf(record) === 'lxc';
   const [needed, beside] = await Promise.all([
-    trying('LibvirtFailed', at, () => copySizeBytes(fuid, from)),
+    trying('LibvirtFailed', at, () => copySizeBytes(fuid, from, fillsBytes)),
     trying('LibvirtFailed', at, () => (mode === 'Offline' ? needsTransfer(fuid, from) : Promise.resolve(false))),
   ]);
   const ends = [
@@ -234,7 +234,7 @@ async function requireSpace(
     {
       where: `target ${hostKey(to)}`,
       place: target,
-      takes: (isPacked ? 2n * needed : needed) + fillsBytes,
+      takes: isPacked ? 2n * needed : needed,
       remedy: 'make room or name another host',
     },
     // An offline move makes the disk whole beside it, and sends that.

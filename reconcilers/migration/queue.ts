@@ -2,7 +2,7 @@ import type { VMMigration } from '../../crds/index.js';
 import type { Directory } from '../common/directory.js';
 import { Waiting } from '../common/errors.js';
 import type { Objects } from '../objects.js';
-import { isFinal, isUnwanted } from './step.js';
+import { isFilling, isFinal, isUnwanted } from './step.js';
 
 /** A move that has a place, or wants one. */
 export interface Travel {
@@ -10,6 +10,8 @@ export interface Travel {
   readonly machine: string;
   readonly from: string;
   readonly to: string;
+  /** It has arrived, and sends nothing between sites any more. */
+  readonly isThere?: boolean;
 }
 
 export interface Waiter extends Travel {
@@ -49,8 +51,9 @@ export function turnOf(self: Waiter, others: readonly Waiter[], running: readonl
   const occupy = (travel: Travel): void => {
     for (const site of sitesOf(travel)) taken.set(site, (taken.get(site) ?? 0) + 1);
   };
-  for (const each of running) occupy(each);
-  let all = running.length;
+  const moving = running.filter(({ isThere = false }) => !isThere);
+  for (const each of moving) occupy(each);
+  let all = moving.length;
   const passed: Waiter[] = [];
   for (const each of [self, ...others].sort(before)) {
     const isSelf = each.uid === self.uid;
@@ -177,7 +180,10 @@ export class Places {
       const { metadata, status, spec } = migration;
       const to = status?.target?.site ?? spec.target.site;
       if (standing(migration) === 'running')
-        running.set(metadata.uid, { machine: machineOf(migration), from: status?.source?.site ?? to, to });
+        running.set(metadata.uid, {
+          ...{ machine: machineOf(migration), from: status?.source?.site ?? to, to },
+          isThere: isFilling(migration),
+        });
       else unseen.add(metadata.uid);
     }
     for (const [uid, travel] of this.#taken)

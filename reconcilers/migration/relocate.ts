@@ -1,4 +1,5 @@
 import { buildXml } from '../common/xml.js';
+import { deviceOf, withoutBackingStore, withoutCopyOnRead } from '../vm/chain.js';
 import type { MachineVolumes, RootVolume } from '../vm/disk.js';
 import { diskTarget, diskType, seedTarget, sourceXml, type DiskSource } from '../vm/domain.js';
 
@@ -10,31 +11,11 @@ import { diskTarget, diskType, seedTarget, sourceXml, type DiskSource } from '..
  */
 export type Extent = 'Whole' | 'Overlay' | 'Filled';
 
-const deviceOf = (element: string): string => /<target\b[^>]*\bdev=['"](\w+)['"]/.exec(element)?.[1] ?? '';
-
-const withoutCopyOnRead = (element: string): string =>
-  element.replace(/(<driver\b[^>]*?)\s+copy_on_read=(['"])\w+\2/, '$1');
-
-const withoutBackingStore = (element: string): string =>
-  element.replace(/<backingStore\b[\s\S]*<\/backingStore>|<backingStore\b[^>]*\/>/, '');
-
 const kept: Readonly<Record<Extent, (element: string) => string>> = {
   Whole: withoutBackingStore,
   Overlay: (element) => element,
   Filled: withoutCopyOnRead,
 };
-
-/** Whether the machine's disk stands on another, by a domain's definition as libvirt writes it. */
-export const standsOnBase = (xml: string): boolean =>
-  (xml.match(/<disk\b[\s\S]*?<\/disk>/g) ?? []).some(
-    (element) => deviceOf(element) === diskTarget && /<backingStore\b[^>]*\btype=/.test(element),
-  );
-
-/** A domain's definition whose disk has become whole. */
-export const withoutBase = (xml: string): string =>
-  xml.replace(/<disk\b[\s\S]*?<\/disk>/g, (element) =>
-    deviceOf(element) === diskTarget ? withoutBackingStore(withoutCopyOnRead(element)) : element,
-  );
 
 /** A domain's definition with its volumes at another place. */
 export const relocated = (xml: string, volumes: MachineVolumes | RootVolume, extent: Extent): string =>

@@ -28,13 +28,44 @@ export async function settle(
   seen?: Ends,
 ): Promise<Outcome<Status>> {
   const record = found.value;
-  const { source } = migration.status ?? {};
   const { uid } = migration.metadata;
   if (record.last?.attempt !== uid) return await resumeOrConclude(migration, fuid, record, dependencies);
   if (!record.last.moved) {
     const { reason, message } = record.last;
     return finish(migration, reason === 'Cancelled' ? 'Cancelled' : 'Failed', reason, message, dependencies);
   }
+  const clearing = isCleared(migration, record) ? undefined : await clear(migration, fuid, found, seen, dependencies);
+  if (clearing) return clearing;
+  const broken = brokenBy(migration, record);
+  if (broken) return finish(migration, 'Failed', broken.reason, broken.message, dependencies);
+  if (migration.status?.mode === 'Offline') return concludeOffline(migration, record, dependencies);
+  const figures = await figuresOf(migration, record, fuid, dependencies);
+  const filling = await fill(migration, fuid, found, figures, dependencies);
+  if (filling) return filling;
+  const { totalTimeMs: spent, downtimeMs = 0 }: Status = figures;
+  const message =
+    spent === undefined
+      ? `moved to ${hostKey(record)}; how long that took is not known any more`
+      : `moved to ${hostKey(record)} in ${(spent / 1_000).toFixed(1)} s, downtime ${String(downtimeMs)} ms`;
+  return finish(migration, 'Succeeded', 'Succeeded', message, dependencies, figures);
+}
+
+/** Whether nothing of a move that takes the disk along is left at the source: what it left there is struck off last. */
+const isCleared = ({ status }: VMMigration, { last }: VmRecord): boolean =>
+  status?.storage !== undefined &&
+  status.storage !== 'Shared' &&
+  last?.left === undefined &&
+  last?.source === undefined;
+
+/** Sees that the source has let go, and removes what it still has; undefined: it has nothing. */
+async function clear(
+  migration: VMMigration,
+  fuid: string,
+  found: Versioned<VmRecord>,
+  seen: Ends | undefined,
+  dependencies: MigrationDependencies,
+): Promise<Outcome<Status> | undefined> {
+  const record = found.value;
   const held = await heldBySource(migration, fuid, found, seen, dependencies);
   if (held) return held;
   // A fenced target's machine may just start anew at the source: then what has been seen there is not what the move left.
@@ -44,27 +75,29 @@ export async function settle(
     const message = `the machine runs at ${hostKey(record)}; waiting for the source to let go`;
     return underWay(advance(migration, 'Finalizing', 'Finalizing', message, dependencies), pollMs);
   }
-  if (await clearSource(migration, fuid, source, found, dependencies)) {
+  if (await clearSource(migration, fuid, migration.status?.source, found, dependencies)) {
     const message = `the machine is at ${hostKey(record)}`;
     return underWay(advance(migration, 'Finalizing', 'Finalizing', message, dependencies), 0);
   }
-  if (record.last.left) await clearCopied(migration, fuid, found, dependencies);
-  const broken = brokenBy(migration, record);
-  if (broken) return finish(migration, 'Failed', broken.reason, broken.message, dependencies);
-  const filling = await fill(migration, fuid, found, dependencies);
-  if (filling) return filling;
-  if (migration.status?.mode === 'Offline') return concludeOffline(migration, record, dependencies);
-  const completed = move?.completed ?? (await completedAt(record, fuid, dependencies));
-  const figures = {
-    ...(completed ? resultOf(completed, migration.status ?? {}) : { progressPercent: 100 }),
+  if (record.last?.left) await clearCopied(migration, fuid, found, dependencies);
+  return undefined;
+}
+
+/** What the daemons tell of the move, or what was put down of that before. */
+async function figuresOf(
+  { metadata, status = {} }: VMMigration,
+  record: VmRecord,
+  fuid: string,
+  dependencies: MigrationDependencies,
+): Promise<Status> {
+  const move = dependencies.moves.get(metadata.uid);
+  const isKnown = status.totalTimeMs !== undefined;
+  const completed = move?.completed ?? (isKnown ? undefined : await completedAt(record, fuid, dependencies));
+  const { totalTimeMs, downtimeMs } = status;
+  return {
+    ...(completed ? resultOf(completed, status) : { progressPercent: 100, remainingBytes: 0, ...given({ totalTimeMs, downtimeMs }) }), // prettier-ignore
     ...given({ networkDowntimeMs: move?.networkDowntimeMs }),
   };
-  const { totalTimeMs: spent, downtimeMs = 0 }: Status = figures;
-  const message =
-    spent === undefined
-      ? `moved to ${hostKey(record)}; how long that took is not known any more`
-      : `moved to ${hostKey(record)} in ${(spent / 1_000).toFixed(1)} s, downtime ${String(downtimeMs)} ms`;
-  return finish(migration, 'Succeeded', 'Succeeded', message, dependencies, figures);
 }
 
 /** The target has the machine, and yet the source has a part of it, or does not let go; undefined: neither can be seen. */

@@ -8,6 +8,7 @@ import type { Dataplane } from '../dataplane/dataplane.js';
 import { type Host, hostKey, type Hosts, machineLink } from '../host.js';
 import type { Objects } from '../objects.js';
 import type { Copying } from './copying.js';
+import type { Filling } from './fill.js';
 import type { Move } from './move.js';
 import type { Course } from './policy.js';
 import type { Places } from './queue.js';
@@ -27,6 +28,8 @@ export interface MigrationDependencies {
   readonly courses: Map<string, Course>;
   /** What moves that wait for the daemons show, as this process has seen it, by attempt. */
   readonly stills: Map<string, Still>;
+  /** How disks that are made whole get on, as this process has seen it, by attempt. */
+  readonly fills: Map<string, Filling>;
   /** Who may move just now. */
   readonly places: Places;
   /** Attempts that a worker of this process has in hand: two queues may carry one whose VMMigration goes. */
@@ -59,6 +62,10 @@ export class Failure extends Error {
 
 export const isFinal = (phase: MigrationPhase | undefined): boolean =>
   phase === 'Succeeded' || phase === 'Failed' || phase === 'Cancelled';
+
+/** Whether the machine has moved, and only its disk still lacks something of its image. */
+export const isFilling = ({ status }: VMMigration): boolean =>
+  status?.phase === 'Finalizing' && (status.reason === 'MakingWhole' || status.reason === 'ImageNotRead');
 
 export function isUnwanted({ metadata, spec }: VMMigration, machine: FederatedVM | undefined): boolean {
   return (
@@ -136,6 +143,7 @@ export function finish(
   dependencies.copies.delete(migration.metadata.uid);
   dependencies.courses.delete(migration.metadata.uid);
   dependencies.stills.delete(migration.metadata.uid);
+  dependencies.fills.delete(migration.metadata.uid);
   return concluded(migration, advance(migration, phase, reason, message, dependencies, more));
 }
 

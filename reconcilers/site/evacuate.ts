@@ -6,7 +6,7 @@ import { driverOf, type HostRef, type VmRecord } from '../common/records.js';
 import { hostKey } from '../host.js';
 import { emptied, evacuates, evacuationLabel, isEmptied, maintenanceEnded } from '../migration/evacuation.js';
 import { standing } from '../migration/queue.js';
-import { isFinal } from '../migration/step.js';
+import { isFilling, isFinal } from '../migration/step.js';
 import { storageNow } from '../migration/transfer.js';
 import type { MoveRequest, Objects } from '../objects.js';
 import { schedule, spannedSites } from '../vm/schedule.js';
@@ -93,6 +93,8 @@ function fateOf(
   if (!machine) return stays('there is no FederatedVM of that name; see isthmus audit');
   const migrations = objects.migrationsOf(record.namespace, record.name);
   const open = migrations.filter(({ status }) => !isFinal(status?.phase));
+  const filling = open.find(isFilling);
+  if (filling) return stays(`VMMigration ${filling.metadata.name} makes its disk whole before it can move`);
   if (open.some((each) => standing(each) !== 'none')) return { kind: 'moving' };
   const [first] = open;
   if (first) return stays(`VMMigration ${first.metadata.name} waits: ${first.status?.message ?? 'not looked at yet'}`);

@@ -98,8 +98,15 @@ export async function needsTransfer(fuid: string, { via, pool, driver }: DiskPla
   return parseXml(xml)('volume', 'backingStore', 'path') !== undefined;
 }
 
-/** What a copy of the disk may take: its own bytes and those of the image that it names, at most what the guest sees. */
-export async function copySizeBytes(fuid: string, { via, pool, imagePool, driver }: DiskPlace): Promise<bigint> {
+/**
+ * What a copy of the disk may take: its own bytes, those of the image that it names, and what is read into it afterwards; at most what the
+ * guest sees.
+ */
+export async function copySizeBytes(
+  fuid: string,
+  { via, pool, imagePool, driver }: DiskPlace,
+  fillsBytes = 0n,
+): Promise<bigint> {
   const { connection } = via.libvirt;
   const name = mainVolumeName(fuid, { driver });
   const [{ allocationBytes, capacityBytes }, xml] = await Promise.all([
@@ -110,7 +117,7 @@ export async function copySizeBytes(fuid: string, { via, pool, imagePool, driver
   const images = backing === undefined ? [] : await connection.listVolumes(imagePool);
   const image = images.find(({ key }) => key === backing);
   const below = image && (await connection.volumeInfo(imagePool, image.name));
-  const bytes = allocationBytes + (below?.allocationBytes ?? 0n);
+  const bytes = allocationBytes + (below?.allocationBytes ?? 0n) + fillsBytes;
   return bytes < capacityBytes ? bytes : capacityBytes;
 }
 

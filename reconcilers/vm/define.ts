@@ -20,6 +20,7 @@ import {
 import { parseXml } from '../common/xml.js';
 import { hostKey, machineLink, type Host, type Hosts } from '../host.js';
 import type { ReadSecret } from '../objects.js';
+import { hasCopyOnRead, standsOnBase } from './chain.js';
 import { containerXml } from './container.js';
 import {
   baseSource,
@@ -93,16 +94,28 @@ export async function define(
     return undefined;
   }
   const current = await definitionOf(uuid, connection);
-  if (current === parseXml(definition)('domain', 'metadata', 'isthmus:machine', '@definition')) return undefined;
+  const isOff = phaseOf(seen) === 'Stopped' || phaseOf(seen) === 'Failed';
+  if (current === parseXml(definition)('domain', 'metadata', 'isthmus:machine', '@definition')) {
+    // Below a disk that was being made whole its image stays until the record says that it is: what was read may not have come to the disk.
+    if (isOff && record.value.base && !(await standsOnItsBase(uuid, connection)))
+      await connection.defineDomain(definition);
+    return undefined;
+  }
   if (current === 'transient') {
     // Undefined by hand while it runs: it would be gone with its next power-off.
     await connection.defineDomain(definition);
     return undefined;
   }
-  if (phaseOf(seen) !== 'Stopped' && phaseOf(seen) !== 'Failed')
+  if (!isOff)
     return 'flavor, resources or networks changed; stop and start the machine (runStrategy) for it to take effect';
   await connection.defineDomain(definition);
   return undefined;
+}
+
+/** Whether a Cached disk has its image below it, in the definition that it starts from, and keeps what it reads of that. */
+async function standsOnItsBase(uuid: string, connection: Connection): Promise<boolean> {
+  const xml = await connection.domainXml(uuid, constants.DOMAIN_XML_INACTIVE);
+  return standsOnBase(xml) && hasCopyOnRead(xml);
 }
 
 /** The definition's mark in the domain's persistent configuration; transient if it has none. */

@@ -12,7 +12,7 @@ import {
   seedVolumeName,
 } from '../../reconcilers/common/identity.js';
 import { keys, prefixes } from '../../reconcilers/common/records.js';
-import { standsOnBase } from '../../reconcilers/migration/relocate.js';
+import { standsOnBase } from '../../reconcilers/vm/chain.js';
 import {
   apply,
   condition,

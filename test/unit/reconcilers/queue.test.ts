@@ -60,6 +60,8 @@ describe('turnOf', () => {
     { reason: 'who waits only for its own site does not hold up others', self: waiter('self', 'valencia', 'rome'), others: [waiter('stuck', 'lisbon', 'bonn', { priority: 1 })], running: twoAtLisbon, turn: go },
     { reason: 'nor does it take a place of all sites meanwhile', self: waiter('self', 'valencia', 'rome'), others: [waiter('stuck', 'lisbon', 'bonn', { priority: 1 }), waiter('stuck-2', 'lisbon', 'bonn', { priority: 1 })], running: twoAtLisbon, turn: go },
     { reason: 'but the place that it needs at the other end is kept for it', self: waiter('self', 'valencia', 'rome'), others: [waiter('stuck', 'lisbon', 'rome', { priority: 1 })], running: [...twoAtLisbon.slice(0, 1), travel('acme/y', 'rome', 'lisbon')], turn: full('rome', 1) },
+    { reason: 'one that has arrived, and only fills its disk, holds no place', running: twoAtLisbon.map((each) => ({ ...each, isThere: true })), turn: go },
+    { reason: 'but it moves on only after that', running: [{ ...travel('acme/self', 'oslo', 'rome'), isThere: true }], turn: { kind: 'another' } },
     { reason: 'a machine moves once at a time', running: [travel('acme/self', 'oslo', 'rome')], turn: { kind: 'another' } },
     { reason: 'its first move comes first', others: [waiter('first', 'valencia', 'rome', { priority: 1, machine: 'acme/self' })], turn: { kind: 'another' } },
     { reason: 'a move that follows another of its machine is not before anybody', others: [waiter('second', 'lisbon', 'rome', { priority: 1, machine: 'acme/x' })], running: twoAtLisbon, turn: full('lisbon', 0) },

@@ -1,6 +1,7 @@
 import { describe, expect, it } from '@jest/globals';
 import { parseXml } from '../../../reconcilers/common/xml.js';
-import { relocated, standsOnBase, withoutBase, withVolumes } from '../../../reconcilers/migration/relocate.js';
+import { relocated, withVolumes } from '../../../reconcilers/migration/relocate.js';
+import { hasCopyOnRead, standsOnBase, withoutBase } from '../../../reconcilers/vm/chain.js';
 import type { MachineVolumes } from '../../../reconcilers/vm/disk.js';
 
 const copies: MachineVolumes = {
@@ -93,8 +94,8 @@ describe('a definition for the target of a move', () => {
 
   it('stands on nothing any more once it is whole, and all else is as it was', () => {
     const whole = withoutBase(domain(cached));
-    expect(standsOnBase(domain(cached))).toBe(true);
-    expect(standsOnBase(whole)).toBe(false);
+    expect([standsOnBase, hasCopyOnRead].map((each) => each(domain(cached)))).toEqual([true, true]);
+    expect([standsOnBase, hasCopyOnRead].map((each) => each(whole))).toEqual([false, false]);
     expect(whole).not.toMatch(/backingStore type|copy_on_read|debian/);
     expect(whole).toContain('isth-1-root');
     expect(withoutBase(whole)).toBe(whole);
