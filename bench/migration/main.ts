@@ -20,7 +20,7 @@ const usage = `usage: bench/migration/run [--storage NAME]… [--flavor NAME]…
   --flavor    ${Object.entries(flavors).map(([name, { memoryMiB }]) => `${name} (${memoryMiB} MiB)`).join(', ')}
   --wan       ${Object.entries(wans).map(([name, rate]) => `${name}${rate === undefined ? '' : ` (${rate} Mbit/s)`}`).join(', ')}
   --load      ${loads.join(', ')}
-  --all       every flavor with every storage; without any of these, other storages than Shared with tiny, idle, only
+  --all       every flavor with every storage; without any of these, other storages than Shared with tiny only
   --rounds    moves of each cell; the table has their medians (default 1)
   --cap       how many seconds a copy is given (default: by the flavor, ${caps})
   --docs      writes docs/migration-figures.md and its plots

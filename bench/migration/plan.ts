@@ -39,9 +39,8 @@ export const loadMiB = (flavor: Flavor): number =>
 
 export type Choice = { readonly [K in keyof Cell]?: readonly string[] | undefined };
 
-/** One flavor, idle, tells the ways to move a disk apart: they differ by the same for all. */
-const isUsual = ({ storage, flavor, load }: Cell): boolean =>
-  storage === 'Shared' || (flavor === 'tiny' && load === 'idle');
+/** One flavor tells the ways to move a disk apart: they differ by the same for all. */
+const isUsual = ({ storage, flavor }: Cell): boolean => storage === 'Shared' || flavor === 'tiny';
 
 /**
  * The cells that are asked for; of each kind that is left out, all. Without a choice, the usual ones. Idle before writing: what

@@ -23,7 +23,7 @@ describe('what ping says', () => {
 
 describe('which cells are measured', () => {
   const cases: readonly { reason: string; choice: Choice; isWhole: boolean; count: number; guests: number }[] = [
-    { reason: 'all flavors on the share, of the rest one flavor that is idle', choice: {}, isWhole: false, count: 20, guests: 6 },
+    { reason: 'all flavors on the share, of the rest one flavor', choice: {}, isWhole: false, count: 24, guests: 6 },
     { reason: 'all of all', choice: {}, isWhole: true, count: 48, guests: 12 },
     { reason: 'what is named is measured whole', choice: { storage: ['Local'] }, isWhole: false, count: 16, guests: 4 },
     { reason: 'one of each', choice: { storage: ['Local'], flavor: ['large'], wan: ['shaped'], load: ['idle'] }, isWhole: false, count: 1, guests: 1 },
