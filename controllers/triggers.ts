@@ -9,6 +9,7 @@ import type { Dataplane } from '../reconcilers/dataplane/dataplane.js';
 import { hostKey, type Host, type Hosts } from '../reconcilers/host.js';
 import { evacuates, isEmptied } from '../reconcilers/migration/evacuation.js';
 import { queued, standing } from '../reconcilers/migration/queue.js';
+import { isFilling } from '../reconcilers/migration/step.js';
 import type { Objects } from '../reconcilers/objects.js';
 import type { Prober } from '../reconcilers/underlay/prober.js';
 import { parseKey } from './kube/api.js';
@@ -166,7 +167,9 @@ function wireObjects(
     const emptying = [migration, old].map((each) => each && evacuates(each)).find((name) => name !== undefined);
     if (emptying !== undefined && migration?.status?.phase !== old?.status?.phase) targets.site({ name: emptying });
     // A place may be free, or there are more or fewer before those that wait for one.
-    if (standing(migration) !== standing(old)) for (const other of queued(objects)) targets.migration(other.metadata);
+    const isThere = [migration, old].map((each) => each !== undefined && isFilling(each));
+    if (standing(migration) !== standing(old) || isThere[0] !== isThere[1])
+      for (const other of queued(objects)) targets.migration(other.metadata);
   });
   on(stores.templates.changes, ({ key, new: template, old }) => {
     targets.template(parseKey(key));

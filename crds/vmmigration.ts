@@ -179,7 +179,11 @@ const status = z.object({
     .max(100)
     .optional()
     .describe('How much of memory and disk is there, in percent; never runs backwards.'),
-  totalTimeMs: count.optional().describe('Time from the first to the last phase, in milliseconds.'),
+  totalTimeMs: count
+    .optional()
+    .describe(
+      'How long the move took, in milliseconds: what the daemon says of the copy and the switch-over; of an offline move, from its beginning to its end.',
+    ),
   downtimeMs: count.optional().describe('How long the guest stood still, in milliseconds.'),
   networkDowntimeMs: count
     .optional()

@@ -59,6 +59,20 @@ function alone(source: DomainStatus): Verdict {
   }
 }
 
+/**
+ * Whether the source has nothing but the past of a guest that the target has all of, and runs: its daemon was away, or cut off, when it was to
+ * conclude that, and does not dare to. It may even resume it there, once it has given up the target's daemon.
+ */
+export const isPast = (source: End, target: End): boolean =>
+  source !== 'unknown' &&
+  source !== 'absent' &&
+  source.state === 'paused' &&
+  source.reason === constants.DOMAIN_PAUSED_MIGRATION &&
+  target !== 'unknown' &&
+  target !== 'absent' &&
+  runs(target) &&
+  !runsInPostCopy(target);
+
 /** Whether the guest is the source's, and what the target has of it never ran: of a move that was given up nothing more will come of that. */
 export const isLeftOver = (source: End, target: End): boolean =>
   source !== 'unknown' &&

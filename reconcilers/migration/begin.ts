@@ -47,6 +47,14 @@ export async function begin(
       `FederatedVM ${spec.vmName} is being moved by another VMMigration; this one follows`,
       5_000,
     );
+  const { last } = record.value;
+  const open = dependencies.objects.openMigrations().map((each) => each.metadata.uid);
+  if (last && last.attempt !== metadata.uid && open.includes(last.attempt))
+    throw new Waiting(
+      'AnotherMigration',
+      `FederatedVM ${spec.vmName} has just been moved by another VMMigration, which is not over yet; this one follows`,
+      5_000,
+    );
   if (record.value.last?.source ?? record.value.last?.left) {
     // Of the move before, which found the host away: this one may go back there.
     if (record.value.last.source) await clearSource(migration, fuid, record.value.last.source, record, dependencies);
@@ -131,6 +139,8 @@ export function startMove(
 ): Move {
   const attempt = migration.metadata.uid;
   dependencies.moves.get(attempt)?.close();
+  // Another copy begins at nothing: it is not judged by what the last one had sent.
+  dependencies.courses.delete(attempt);
   // What an earlier try has begun to switch over runs at the source after all.
   dependencies.dataplane.head(fuid, attempt, undefined);
   const move = new Move({

@@ -38,10 +38,15 @@ export async function carryOn(
   const { uid } = migration.metadata;
   const move = moves.get(uid);
   const { target } = record.value;
+  const to = target ? hostKey(target) : '';
+  if (move?.isHandingOver)
+    return underWay(
+      advance(migration, 'SwitchingOver', 'SwitchingOver', `switching over to ${to}`, dependencies),
+      pollMs,
+    );
   const ends = await readEnds(fuid, record.value, target, dependencies);
   const { job } = ends;
   const from = hostKey(record.value);
-  const to = target ? hostKey(target) : '';
   const inFlight = move !== undefined && !move.answer.settled;
   const awaited = (phase: 'Copying' | 'SwitchingOver', message: string): Outcome<Status> =>
     awaitDaemons(migration, ends, [record.value, target], phase, message, dependencies);

@@ -11,7 +11,6 @@ import { isFenced } from '../fenced.js';
 import { hostKey } from '../host.js';
 import { diskTarget } from '../vm/domain.js';
 import { hasCopyOnRead, standsOnBase, withoutBase } from '../vm/chain.js';
-import { isOff } from './assess.js';
 import { linkOf } from './move.js';
 import { cas } from './ownership.js';
 import { helpless, overdueMs } from './still.js';
@@ -20,9 +19,12 @@ import { isFilled } from './transfer.js';
 
 /** How a disk's filling gets on, as this process has seen it. Times by the monotonic clock. */
 export interface Filling {
-  /** Bytes that were read at most, begun anew or not. */
+  /** Of the domain whose QEMU reads; another begins anew. */
+  readonly id: number;
+  /** Bytes that it has read at most, begun again or not. */
   readonly furthest: bigint;
   readonly gainedAtMs: number;
+  readonly lookedAtMs: number;
   readonly begunAtMs: number;
   /** Why it could not be begun, the last time. */
   readonly why?: string;
@@ -32,13 +34,16 @@ export interface Filling {
 const againMs = 10_000;
 /** So long nothing may be read before the disk is left as it is. */
 const patienceMs = 600_000;
+/** What was not looked at for so long may have got on meanwhile. */
+const unseenMs = 30_000;
 
 /** A guest that ends takes the job along, and what is known of it. */
 const unlessOff = ['OPERATION_INVALID', 'NO_DOMAIN'] as const;
 
 /** What is the case with the disk. other: QEMU does something else with it. */
-type Look =
-  { readonly kind: 'off' | 'whole' | 'hollow' } | { readonly kind: 'pulled' | 'other'; readonly job: BlockJob };
+type Look = { readonly id: number } & (
+  { readonly kind: 'off' | 'whole' | 'hollow' } | { readonly kind: 'pulled' | 'other'; readonly job: BlockJob }
+);
 
 /**
  * Makes a Cached disk Local where it has arrived: the running guest's QEMU reads into it what it still lacks of its image (ADR 0008). undefined:
@@ -57,12 +62,13 @@ export async function fill(
   const { uid, namespace } = migration.metadata;
   const at = hostKey(whole);
   const image = `image ${base.name} of the share`;
+  const { remainingBytes: _, ...moved } = figures;
   const giveUp = (why: string): Outcome<Status> => {
     const message = `the machine has moved to ${at}, but ${why}: its disk stays Cached, on ${image} (what it reads of that stays in it again once the machine was stopped and started)`;
-    return finish(migration, 'Failed', 'DiskNotWhole', message, dependencies, figures);
+    return finish(migration, 'Failed', 'DiskNotWhole', message, dependencies, { ...moved, progressPercent: 99 });
   };
   const say = (message: string, more: Status = {}): Outcome<Status> => {
-    const status = { ...figures, progressPercent: 99, ...more };
+    const status = { ...moved, progressPercent: 99, ...more };
     return underWay(advance(migration, 'Finalizing', 'MakingWhole', message, dependencies, status), pollMs);
   };
   if (whole.phase !== 'Owned') return giveUp('it is moved on, or deleted, before its disk was whole');
@@ -72,12 +78,14 @@ export async function fill(
   const asking = async <T>(call: () => Promise<T>): Promise<T> => await trying('LibvirtFailed', `target ${at}`, call);
   const look = await asking(() => lookAt(uuid, connection));
   const machine = objects.machine(namespace, migration.spec.vmName);
-  const paused = look.kind === 'whole' && !(await asking(() => flush(uuid, connection)));
-  if (look.kind === 'whole' && !paused) {
+  const isToRun = (machine?.spec.runStrategy ?? 'Running') === 'Running';
+  const unchanged = async (): Promise<void> => await assertUnchanged(fuid, found.index, dependencies.store);
+  const isFlushed = look.kind === 'whole' && (await asking(() => flush(look.id, uuid, isToRun, unchanged, connection)));
+  if (isFlushed) {
     await asking(async () => {
       const kept = await connection.domainXml(uuid, constants.DOMAIN_XML_INACTIVE | constants.DOMAIN_XML_SECURE);
       if (!standsOnBase(kept) && !hasCopyOnRead(kept)) return;
-      await assertUnchanged(fuid, found.index, dependencies.store);
+      await unchanged();
       await connection.defineDomain(withoutBase(kept));
     });
     if (!(await cas(fuid, { ...whole, storage: 'Local' }, found.index, dependencies))) throw recordChanged();
@@ -87,8 +95,10 @@ export async function fill(
     if (look.kind === 'pulled') await asking(() => abort(uuid, connection));
     return giveUp('making its disk whole was cancelled');
   }
-  if (look.kind === 'off' && (machine?.spec.runStrategy ?? 'Running') === 'Stopped')
+  if (look.kind === 'off' && machine?.spec.runStrategy === 'Stopped')
     return giveUp('it was stopped before its disk was whole');
+  if (look.kind === 'whole')
+    return say(`the machine’s disk at ${at} is whole; that is recorded when the machine is not paused any more`);
   const seen = gained(fills.get(uid), look, now());
   fills.set(uid, seen);
   const silentMs = now() - seen.gainedAtMs;
@@ -96,15 +106,13 @@ export async function fill(
     if (look.kind === 'pulled') await asking(() => abort(uuid, connection));
     return giveUp(`nothing more of it was read for ${String(patienceMs / 60_000)} minutes`);
   }
-  if (paused)
-    return say(`the machine’s disk at ${at} is whole; that is recorded when the machine is not paused any more`);
   if (look.kind === 'off') return say(`the machine’s disk is made whole from ${image} when it runs again at ${at}`);
   if (look.kind === 'other')
     return say(`the machine’s disk is made whole from ${image} when QEMU at ${at} has ended what it does with it (block job: ${look.job.type})`); // prettier-ignore
   if (look.kind === 'hollow' && now() - seen.begunAtMs >= againMs) {
-    const { furthest, gainedAtMs } = seen;
+    const { why: _why, ...rest } = seen;
     const begun = await asking(() => begin(uuid, connection, migration.spec.policy?.bandwidthMiBps));
-    fills.set(uid, { furthest, gainedAtMs, begunAtMs: now(), ...begun });
+    fills.set(uid, { ...rest, begunAtMs: now(), ...begun });
   }
   const message = `the machine’s disk at ${at} is made whole from ${image}`;
   if (silentMs > overdueMs) {
@@ -117,19 +125,23 @@ export async function fill(
 
 /** In this order: libvirt forgets the job only after the definitions tell what has come of it. */
 async function lookAt(uuid: string, connection: Connection): Promise<Look> {
-  const state = await tolerating(['NO_DOMAIN'], connection.domainState(uuid));
-  if (!state || isOff(state)) return { kind: 'off' };
+  const { id = -1 } = (await connection.lookupDomain(uuid)) ?? {};
+  if (id < 0) return { id, kind: 'off' };
   const job = await tolerating(unlessOff, connection.blockJob(uuid, diskTarget));
-  if (job) return { kind: job.type === 'pull' ? 'pulled' : 'other', job };
+  if (job) return { id, kind: job.type === 'pull' ? 'pulled' : 'other', job };
   const xml = await tolerating(['NO_DOMAIN'], connection.domainXml(uuid));
-  if (xml === undefined) return { kind: 'off' };
-  return { kind: standsOnBase(xml) ? 'hollow' : 'whole' };
+  if (xml === undefined) return { id, kind: 'off' };
+  return { id, kind: standsOnBase(xml) ? 'hollow' : 'whole' };
 }
 
 function gained(before: Filling | undefined, look: Look, nowMs: number): Filling {
-  const { furthest, ...rest } = before ?? { furthest: -1n, gainedAtMs: nowMs, begunAtMs: -Infinity };
+  const { id } = look;
   const current = look.kind === 'pulled' ? look.job.current : -1n;
-  return current > furthest ? { ...rest, furthest: current, gainedAtMs: nowMs } : { ...rest, furthest };
+  // What another QEMU had read last may be lost, and this one has it before it yet.
+  if (!before || before.id !== id || nowMs - before.lookedAtMs > unseenMs)
+    return { id, furthest: current, gainedAtMs: nowMs, lookedAtMs: nowMs, begunAtMs: -Infinity };
+  const seen = { ...before, lookedAtMs: nowMs };
+  return current > before.furthest ? { ...seen, furthest: current, gainedAtMs: nowMs } : seen;
 }
 
 /** A refusal is told of, and tried again. */
@@ -151,12 +163,24 @@ const abort = async (uuid: string, connection: Connection): Promise<unknown> =>
 
 /**
  * Brings all that was read to the disk: QEMU does so when it stops a guest, for a moment, and libvirt has no other way to ask for it. Until then
- * the disk would show holes after a power failure. Answers whether it did: one that is paused already was stopped before.
+ * the disk would show holes after a power failure. Answers whether it did so with a disk that is whole: a guest that is paused was stopped before that.
  */
-async function flush(uuid: string, connection: Connection): Promise<boolean> {
-  const state = await tolerating(['NO_DOMAIN'], connection.domainState(uuid));
-  if (state?.state !== 'running' && state?.state !== 'blocked') return false;
-  await connection.suspendDomain(uuid);
+async function flush(
+  id: number,
+  uuid: string,
+  isToRun: boolean,
+  assertOwned: () => Promise<void>,
+  connection: Connection,
+): Promise<boolean> {
+  const { state, reason } = (await tolerating(['NO_DOMAIN'], connection.domainState(uuid))) ?? {};
+  const isRunning = state === 'running' || state === 'blocked';
+  // Somebody who did this before us may have got no further than to stop it.
+  const isStopped = state === 'paused' && reason === constants.DOMAIN_PAUSED_USER && isToRun;
+  if (!isRunning && !isStopped) return false;
+  await assertOwned();
+  if (isRunning) await connection.suspendDomain(uuid);
   await tolerating(['OPERATION_INVALID'], connection.resumeDomain(uuid));
-  return true;
+  if (!isRunning) return false;
+  const after = await lookAt(uuid, connection);
+  return after.id === id && after.kind === 'whole';
 }

@@ -23,6 +23,9 @@ const handOvers: ReadonlySet<number> = new Set([
   constants.DOMAIN_EVENT_SUSPENDED_POSTCOPY,
 ]);
 
+/** The daemons take so long at most to hand a guest over, or both ends are looked at. */
+const handOverMs = 1_000;
+
 /** How long the daemons may show nothing of a call that was made. */
 const takeUpMs = 10_000;
 
@@ -108,7 +111,10 @@ export class Move {
         }
         if (event.event !== 'suspended') return;
         this.#stoppedAtMs = performance.now();
-        if (handOvers.has(event.detail)) void this.#forwarded(request.onHandOver('target'));
+        if (!handOvers.has(event.detail)) return;
+        void this.#forwarded(request.onHandOver('target'));
+        // It is told, without asking the daemons anything: isHandingOver.
+        request.onChange();
       }),
     );
     this.#subscription.add(
@@ -129,6 +135,12 @@ export class Move {
   /** When the daemon answered, by the monotonic clock. */
   get settledAtMs(): number | undefined {
     return this.#settledAtMs;
+  }
+
+  /** Whether the guest has just stopped at the source, to run at the target next: questions to the daemons would only keep it from that. */
+  get isHandingOver(): boolean {
+    const stoppedForMs = this.#stoppedAtMs === undefined ? Infinity : performance.now() - this.#stoppedAtMs;
+    return !this.#isAtTarget && stoppedForMs < handOverMs;
   }
 
   get recovery(): Recovery | undefined {

@@ -138,6 +138,16 @@ export async function assertMoving(
   if (record?.phase !== 'Moving' || record.attempt !== attempt) throw recordChanged();
 }
 
+/** Throws Transient if this attempt has, or had, the machine, as Consul's leader knows it. */
+export async function assertNotBegun(
+  fuid: string,
+  attempt: string,
+  { store }: Pick<MigrationDependencies, 'store'>,
+): Promise<void> {
+  const record = (await latestMachine(fuid, store))?.value;
+  if (record?.attempt === attempt || record?.last?.attempt === attempt) throw recordChanged();
+}
+
 /** Writes the machine's record, if it is still the one that was read. */
 export async function cas(
   fuid: string,

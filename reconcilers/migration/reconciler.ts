@@ -7,6 +7,7 @@ import { hostKey } from '../host.js';
 import { carryOn } from './carry.js';
 import { evacuates, isPointless, maintenanceEnded } from './evacuation.js';
 import { carryFenced } from './fenced.js';
+import { assertNotBegun } from './ownership.js';
 import { carryOffline } from './offline.js';
 import { settle } from './settle.js';
 import {
@@ -42,13 +43,22 @@ export async function alone<T>(attempt: string, carried: Set<string>, act: () =>
   }
 }
 
+/** So long what was chosen may be away before a move that has not begun gives its place back. */
+const preparingMs = 120_000;
+
+function isOverdueToBegin({ status }: VMMigration, { clock }: MigrationDependencies): boolean {
+  const since = status?.phaseTimestamps?.find(({ phase }) => phase === 'Preparing')?.time;
+  return status?.phase === 'Preparing' && since !== undefined && clock().getTime() - Date.parse(since) > preparingMs;
+}
+
 async function carry(migration: VMMigration, dependencies: MigrationDependencies): Promise<Outcome<Status>> {
   const status: Status = migration.status ?? {};
   if (isFinal(status.phase)) return concluded(migration, status);
   dependencies.directory.assertCurrent();
   const machine = dependencies.objects.machine(migration.metadata.namespace, migration.spec.vmName);
+  let fuid: string | undefined;
   try {
-    const fuid = machine && (await federatedUid(dependencies.store, machine));
+    fuid = machine && (await federatedUid(dependencies.store, machine));
     if (fuid !== undefined) dependencies.directory.assertSound(fuid);
     const record = fuid === undefined ? undefined : dependencies.directory.machine(fuid);
     if (
@@ -86,6 +96,11 @@ async function carry(migration: VMMigration, dependencies: MigrationDependencies
     if (status.attempt === undefined) dependencies.places.release(migration);
     if (error instanceof Failure) return finish(migration, 'Failed', error.reason, error.message, dependencies);
     if (!isInterruption(error)) throw error;
+    if (fuid !== undefined && isOverdueToBegin(migration, dependencies)) {
+      await assertNotBegun(fuid, migration.metadata.uid, dependencies);
+      const message = `not prepared within ${String(preparingMs / 60_000)} minutes: ${error.message}; nothing was moved`;
+      return finish(migration, 'Failed', 'DeadlineExceeded', message, dependencies);
+    }
     // Another place may be had: the Site chooses anew.
     if (evacuates(migration) !== undefined && status.attempt === undefined && error.reason === 'NoRoom')
       return finish(migration, 'Failed', error.reason, error.message, dependencies);

@@ -12,7 +12,7 @@ import { diskTarget, diskType, seedTarget, sourceXml, type DiskSource } from '..
 export type Extent = 'Whole' | 'Overlay' | 'Filled';
 
 const kept: Readonly<Record<Extent, (element: string) => string>> = {
-  Whole: withoutBackingStore,
+  Whole: (element) => withoutBackingStore(withoutCopyOnRead(element)),
   Overlay: (element) => element,
   Filled: withoutCopyOnRead,
 };

@@ -11,13 +11,16 @@ import { brokenBy, endPart, eraseAt, startedAnewAt } from './anew.js';
 import { begin } from './begin.js';
 import { isFenced } from '../fenced.js';
 import { clearCopied, clearSource } from './clear.js';
-import { assessPostCopy, isOff } from './assess.js';
+import { assessPostCopy, isOff, isPast } from './assess.js';
 import { describe, type Ends, readEnds } from './ends.js';
 import { carryPostCopy } from './postcopy.js';
 import { fill } from './fill.js';
 import { resultOf } from './progress.js';
 import { helpless, overdueMs, stillMs } from './still.js';
 import { advance, finish, isUnwanted, type MigrationDependencies, pollMs, type Status, underWay } from './step.js';
+
+/** A daemon that is there concludes a move at once, and gives the other's up after half a minute. */
+const concludedMs = 5_000;
 
 /** After the record has said who owns the machine: the source is cleaned up, the figures are read, the result is told. */
 export async function settle(
@@ -125,7 +128,13 @@ async function heldBySource(
   if (ends.source === 'unknown' || ends.source === 'absent' || isOff(ends.source)) return undefined;
   const [here, there] = [hostKey(from), hostKey(record)];
   const states = `${describe(ends.source)} at ${here} and ${describe(ends.target)} at ${there}`;
-  if (stillMs(migration, states, dependencies) <= overdueMs) return undefined;
+  const still = stillMs(migration, states, dependencies);
+  if (still > concludedMs && !ends.job && isPast(ends.source, ends.target)) {
+    await eraseAt(from, fuid, found, dependencies);
+    const message = `the machine runs at ${there}; ${here}, whose daemon has not heard of that, is cleared`;
+    return underWay(advance(migration, 'Finalizing', 'Recovering', message, dependencies), 0);
+  }
+  if (still <= overdueMs) return undefined;
   const message = `${there} has the machine, but the source’s daemon does not end its domain: it is ${states}. Read its log, then end it at ${here} (virsh destroy)`;
   return helpless(migration, 'Finalizing', 'SourceNotOff', message, dependencies);
 }

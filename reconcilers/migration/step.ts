@@ -63,9 +63,9 @@ export class Failure extends Error {
 export const isFinal = (phase: MigrationPhase | undefined): boolean =>
   phase === 'Succeeded' || phase === 'Failed' || phase === 'Cancelled';
 
-/** Whether the machine has moved, and only its disk still lacks something of its image. */
-export const isFilling = ({ status }: VMMigration): boolean =>
-  status?.phase === 'Finalizing' && (status.reason === 'MakingWhole' || status.reason === 'ImageNotRead');
+/** Whether the machine has moved, which its figures tell, and only its disk still lacks something of its image. */
+export const isFilling = ({ spec, status }: VMMigration): boolean =>
+  spec.storage === 'Copy' && status?.phase === 'Finalizing' && status.totalTimeMs !== undefined;
 
 export function isUnwanted({ metadata, spec }: VMMigration, machine: FederatedVM | undefined): boolean {
   return (

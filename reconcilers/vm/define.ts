@@ -96,8 +96,7 @@ export async function define(
   const current = await definitionOf(uuid, connection);
   const isOff = phaseOf(seen) === 'Stopped' || phaseOf(seen) === 'Failed';
   if (current === parseXml(definition)('domain', 'metadata', 'isthmus:machine', '@definition')) {
-    // Below a disk that was being made whole its image stays until the record says that it is: what was read may not have come to the disk.
-    if (isOff && record.value.base && !(await standsOnItsBase(uuid, connection)))
+    if (isOff && plan.storage === 'Cached' && !(await standsAsRecorded(uuid, record.value, connection)))
       await connection.defineDomain(definition);
     return undefined;
   }
@@ -112,10 +111,13 @@ export async function define(
   return undefined;
 }
 
-/** Whether a Cached disk has its image below it, in the definition that it starts from, and keeps what it reads of that. */
-async function standsOnItsBase(uuid: string, connection: Connection): Promise<boolean> {
+/**
+ * Whether a disk that was made Cached stands, in the definition that it starts from, on its image, and keeps what it reads of that; or on nothing,
+ * if the record says that it is whole. While it is made so, libvirt takes the image away before what was read has come to the disk.
+ */
+async function standsAsRecorded(uuid: string, { base }: VmRecord, connection: Connection): Promise<boolean> {
   const xml = await connection.domainXml(uuid, constants.DOMAIN_XML_INACTIVE);
-  return standsOnBase(xml) && hasCopyOnRead(xml);
+  return base ? standsOnBase(xml) && hasCopyOnRead(xml) : !standsOnBase(xml) && !hasCopyOnRead(xml);
 }
 
 /** The definition's mark in the domain's persistent configuration; transient if it has none. */

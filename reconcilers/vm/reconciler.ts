@@ -219,14 +219,17 @@ async function ensure(
   requireNetworks(record.value, host);
   const uuid = domainUuid(fuid);
   const at = `site ${host.site}, host ${host.host}`;
+  const seen = link.domains.get(uuid);
   const restart = await attempt('LibvirtFailed', at, () =>
     define(machine, fuid, plan, record, disks, host, site, connection, dependencies),
   );
-  const domain = link.domains.get(uuid) ?? {
-    ...(await attempt('LibvirtFailed', at, () => connection.domainState(uuid))),
-    uuid,
-    name: '',
-  };
+  // Started is only what was off when its definition was looked at.
+  const domain = seen ??
+    link.domains.get(uuid) ?? {
+      ...(await attempt('LibvirtFailed', at, () => connection.domainState(uuid))),
+      uuid,
+      name: '',
+    };
   const power = await attempt('LibvirtFailed', at, () =>
     converge(machine, fuid, domain, connection, record, dependencies),
   );

@@ -6,6 +6,7 @@ import {
   assessPostCopy,
   type End,
   isLeftOver,
+  isPast,
   type PostCopy,
   type Verdict,
 } from '../../../reconcilers/migration/assess.js';
@@ -211,5 +212,19 @@ describe('assessPostCopy', () => {
         assessPostCopy(ends[source], ends[target]) === undefined,
     );
     expect(left).toEqual([]);
+  });
+});
+
+describe('what a source has that its daemon did not conclude', () => {
+  const all = names.flatMap((source) => names.map((target) => ({ source, target })));
+  const past = all.filter(({ source, target }) => isPast(ends[source], ends[target]));
+
+  it('is past where the target has all of the guest and runs it, whatever happened to it since', () => {
+    expect(past).toEqual(
+      (['running', 'running (booted)', 'running (migrated)', 'blocked'] as const).map((target) => ({
+        source: 'paused (migration)',
+        target,
+      })),
+    );
   });
 });

@@ -118,7 +118,7 @@ describe('planEvacuation', () => {
     { reason: 'its network does not span another site', networks: { sites: ['lisbon'] }, words: ['not all networks'] },
     { reason: 'its share is nowhere else', record: { storage: 'Shared' }, sites: [saopaulo], words: ['another storage.shared than lisbon'] },
     { reason: 'its last evacuation failed just now', migrations: [evacuation('web-evacuation-3-1', failedAt('2026-11-22T11:59:50Z'))], words: ['web-evacuation-3-1', 'no such luck', 'again'] },
-    { reason: 'it has just come, and its disk is made whole', migrations: [migrationObject('mine', { vmName: 'web' }, {}, { phase: 'Finalizing', reason: 'MakingWhole', attempt: 'x' })], words: ['VMMigration mine', 'whole'] },
+    { reason: 'it has just come, and its disk is made whole', migrations: [migrationObject('mine', { vmName: 'web', storage: 'Copy' }, {}, { phase: 'Finalizing', reason: 'MakingWhole', attempt: 'x', totalTimeMs: 1 })], words: ['VMMigration mine', 'whole'] },
     { reason: 'its open move waits for something else', migrations: [migrationObject('mine', { vmName: 'web' }, {}, { phase: 'Pending', reason: 'NoRoom', message: 'no host will do' })], words: ['VMMigration mine', 'no host will do'] },
   ]; // prettier-ignore
   it.each(staying)('stays, and says why: $reason', ({ words, ...given }) => {
