@@ -27,7 +27,7 @@ ${rounds === 1 ? 'One move each.' : `Medians of ${rounds} moves each.`}
   stop the guest for 300 ms, of which ours tries a quarter first). **${wans.shaped} Mbit/s**
   (tbf): each with its defaults, ours those of [ADR 0007](adr/0007-how-a-machine-moves-by-default.md). A copy that has not ended after 20 s and
   thrice what the slow WAN needs for all of the guest is given up.
-- **Downtime** is the daemon's own account; the **ping gap** is the longest time without an answer to an echo request each ${intervalMs} ms, from the third site. What was **sent**
+- **Downtime** is the daemon's own account; the **ping gap** is the longest time in which no answer came to echo requests from the third site, one each ${intervalMs} ms, beyond those ${intervalMs} ms. What was **sent**
   is all that left the source's site for the WAN meanwhile.
 
 ${tableOf(results)}

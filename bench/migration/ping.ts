@@ -14,7 +14,7 @@ const leadMs = 500;
 export interface PingTrace {
   /** By sequence number: round trip in milliseconds, undefined if lost. */
   readonly answers: readonly (number | undefined)[];
-  /** The longest run of lost ones, as time. */
+  /** The longest time in which no answer came, beyond that between two requests; one that waited for the guest came when it came. */
   readonly gapMs: number;
 }
 
@@ -56,10 +56,12 @@ export function traceOf(said: string): PingTrace {
   );
   // The last one may still be under way. iputils counts from 1.
   const answers = Array.from({ length: sent - 1 }, (_, index) => times.get(index + 1));
-  let [longest, current] = [0, 0];
-  for (const answer of answers) {
-    current = answer === undefined ? current + 1 : 0;
-    longest = Math.max(longest, current);
-  }
-  return { answers, gapMs: longest * intervalMs };
+  return { answers, gapMs: longestGapMs(answers) };
+}
+
+function longestGapMs(answers: PingTrace['answers']): number {
+  const arrivals = answers.flatMap((ms, index) => (ms === undefined ? [] : [index * intervalMs + ms]));
+  const moments = [0, ...arrivals.sort((a, b) => a - b), answers.length * intervalMs];
+  const waits = moments.slice(1).map((at, index) => at - (moments[index] ?? 0) - intervalMs);
+  return Math.round(Math.max(0, ...waits));
 }

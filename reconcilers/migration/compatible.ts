@@ -33,8 +33,8 @@ export type Misfit = { readonly reason: 'MachineTypeNotSupported' | 'CPUIncompat
 export async function misfit(
   uuid: string,
   isRunning: boolean,
-  source: Connection,
-  target: Connection,
+  source: Pick<Connection, 'domainXml'>,
+  target: Pick<Connection, 'domainCapabilities' | 'compareHypervisorCpu'>,
 ): Promise<Misfit | undefined> {
   const { arch, machine, virtualisation, cpu } = needsOf(
     await source.domainXml(uuid, constants.DOMAIN_XML_SECURE | constants.DOMAIN_XML_MIGRATABLE),

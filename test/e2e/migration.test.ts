@@ -7,6 +7,7 @@ import {
   ConsoleWatch,
   container,
   edgeTargets,
+  eventsOf,
   eventually,
   find,
   get,
@@ -242,7 +243,7 @@ function expectSucceeded({ vmig, pings, before, after }: Moved, from: SiteName, 
   expect(status?.networkDowntimeMs).toBeLessThan((status?.downtimeMs ?? NaN) + 500);
   const phases = status?.phaseTimestamps?.map(({ phase }) => phase) ?? [];
   expect(phases).toEqual(migrationPhases.filter((phase) => phases.includes(phase)));
-  expect(phases).toEqual(expect.arrayContaining(['Preparing', 'Copying', 'Succeeded']));
+  expect(phases).toEqual(expect.arrayContaining(['Preparing', 'Copying', 'SwitchingOver', 'Succeeded']));
   const times = status?.phaseTimestamps?.map(({ time }) => Date.parse(time)) ?? [];
   expect(times).toEqual(times.toSorted((a, b) => a - b));
   // The same boot, which went on counting, with the same address.
@@ -285,6 +286,12 @@ describe('a live migration', () => {
       const table = (await kubectl('get', 'vmig', `--namespace=${ns}`)).replaceAll(/ +/g, ' ').replaceAll(/ $/gm, '');
       expect(table.split('\n')[0]).toBe('NAME VM FROM TO PHASE PROGRESS DOWNTIME AGE');
       expect(table).toMatch(/^web-1-to-saopaulo web-1 valencia saopaulo Succeeded 100 \d+ \S+$/m);
+      await eventually('its events tell of each phase', async () => {
+        for (const reason of ['Preparing', 'Copying', 'SwitchingOver', 'Succeeded'])
+          expect(await eventsOf('VMMigration', 'web-1-to-saopaulo', reason)).not.toEqual([]);
+        const [copying] = await eventsOf('VMMigration', 'web-1-to-saopaulo', 'Copying');
+        expect(copying).toMatch(/^copying memory \(the disk stays on the share\)/);
+      });
     });
   }, 300_000);
 
@@ -423,6 +430,26 @@ describe('a machine with a disk of its own', () => {
     });
   }, 300_000);
 
+  it('stays where the target has no room for it, and nothing is touched', async () => {
+    const pool = '/var/lib/libvirt/images';
+    await inSite('saopaulo', 'mount', '-t', 'tmpfs', '-o', 'size=2m', 'small', pool);
+    try {
+      await inSite('saopaulo', 'virsh', '-q', 'pool-refresh', 'default');
+      await apply([migration('no-room', 'saopaulo')]);
+      const { status } = await untilOver('no-room', 20_000);
+      expect(status).toMatchObject({ phase: 'Failed', reason: 'NoSpace' });
+      expect(status?.message).toMatch(
+        /target saopaulo\/a: pool default has 2 MiB free, the disk takes \d+ MiB; make room/,
+      );
+      expect(status?.phaseTimestamps?.map(({ phase }) => phase)).toEqual(['Failed']);
+      expect(await inSite('saopaulo', 'ls', pool)).toBe('');
+    } finally {
+      await inSite('saopaulo', 'umount', '--lazy', pool);
+      await inSite('saopaulo', 'virsh', '-q', 'pool-refresh', 'default');
+    }
+    expect(await volumes()).toEqual(diskAt('default', 'valencia'));
+  }, 60_000);
+
   it('keeps it, and nothing at the target, when the move is cancelled', async () => {
     await despitePanics(async () => {
       await write('kept');
@@ -549,7 +576,11 @@ describe('a migration by a policy', () => {
   it('lets the guest run on at the target before its memory is there', async () => {
     await despitePanics(async () => {
       const [, to] = await elsewhere();
-      const { status } = await moveBy('ahead', to, { ...tooLate, postCopy: 'OnStall' });
+      const { status } = await moveBy('ahead', to, { ...tooLate, postCopy: 'OnStall' }, async () => {
+        await eventually('it is in post-copy', async () =>
+          expect((await get(kinds.VMMigration, `${ns}/ahead`)).status).toMatchObject({ reason: 'PostCopy' }),
+        );
+      });
       report(`post-copy: downtime ${String(status?.downtimeMs)} ms, total ${String(status?.totalTimeMs)} ms`);
     });
   }, 120_000);
@@ -560,12 +591,20 @@ describe('a migration by a policy', () => {
       await guest(mover, `yes ${secret.split('').reverse().join('')} | rev | head -n 4000 >/run/secret`, 20_000);
       const seen: number[] = [];
       for (const policy of [{ tls: true, parallelConnections: 2 }, { tls: false }]) {
-        const [, to] = await elsewhere();
+        const [from, to] = await elsewhere();
         const capture = `timeout 60 tcpdump -q -i br-wan -s 0 -w /run/wire.pcap tcp dst portrange 49152-49215 2>/dev/null &
           echo $! >/run/wire.pid; wait`;
         const wire = inSite(to, 'sh', '-c', capture);
         await sleep(1_500); // it begins to see frames a moment after it was asked to
-        await moveBy(policy.tls ? 'veiled' : 'bare', to, policy);
+        const { parallelConnections = 0 } = policy;
+        await moveBy(policy.tls ? 'veiled' : 'bare', to, { ...policy, bandwidthMiBps: 40 }, async () => {
+          await eventually('it sends over as many connections', async () => {
+            const sending = ['ss', '-Htn', 'state', 'established', '( dport >= :49152 and dport <= :49215 )'];
+            const connections = (await inSite(from, ...sending)).trim().split('\n');
+            // And one for what is not memory.
+            expect(connections).toHaveLength(parallelConnections + 1);
+          });
+        });
         await inSite(to, 'sh', '-c', 'kill "$(cat /run/wire.pid)"');
         await wire;
         const count = `grep -a -c ${secret} /run/wire.pcap || true; rm /run/wire.pcap /run/wire.pid`;
@@ -583,7 +622,12 @@ describe('a migration by a policy', () => {
       const { status } = await untilOver('zstd');
       expect(status).toMatchObject({ phase: 'Failed', reason: 'CompressionNotSupported' });
       await expectOnlyAt(from);
-      await moveBy('xbzrle', to, { compression: 'XBZRLE' });
+      const { uuid } = await identity();
+      await moveBy('xbzrle', to, { compression: 'XBZRLE', bandwidthMiBps: 40 }, async () => {
+        await eventually('it compresses', async () =>
+          expect(await inSite(from, 'virsh', 'domjobinfo', '--rawstats', uuid)).toMatch(/^compression_cache: [1-9]/m),
+        );
+      });
     });
   }, 120_000);
 });

@@ -1,10 +1,10 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
-import { z } from 'zod';
 import { kinds } from '../../crds/index.js';
 import {
   apply,
   applyFails,
   condition,
+  eventsOf,
   eventually,
   find,
   get,
@@ -358,15 +358,6 @@ describe('kubectl apply refuses', () => {
     expect(await applyFails([object])).toContain(says);
   });
 });
-
-const eventList = z.object({ items: z.array(z.object({ message: z.string().optional() })) });
-
-/** Messages of an object's events with that reason. */
-async function eventsOf(kind: string, name: string, reason: string): Promise<string[]> {
-  const selector = `involvedObject.kind=${kind},involvedObject.name=${name},reason=${reason}`;
-  const text = await kubectl('get', 'events', '--all-namespaces', `--field-selector=${selector}`, '--output=json');
-  return eventList.parse(JSON.parse(text)).items.map(({ message = '' }) => message);
-}
 
 async function expectRefused(key: string, { kind, name, because, says, stalled = false }: Refusal): Promise<void> {
   await eventually(

@@ -26,6 +26,8 @@ export class Lab implements AsyncDisposable {
     readonly store: KeyValueStore,
     /** Through the hosts' own sockets. */
     readonly daemons: Map<LabHost, Connection>,
+    /** The same, to their LXC drivers. */
+    readonly containers: Map<LabHost, Connection>,
     private readonly hosts: HostPool,
   ) {}
 
@@ -33,8 +35,8 @@ export class Lab implements AsyncDisposable {
   static async open(): Promise<Lab> {
     const api = connectKube({ kubeconfigPath: `${project}.lab/kubeconfig` });
     const hosts = new HostPool((namespace, name) => api.secret(namespace, name), 'isthmus-system');
-    const daemons = await Promise.all(labHosts.map(async (host) => [host, await connectTo(host)] as const));
-    const lab = new Lab(api, connectConsul(consulUrl), new Map(daemons), hosts);
+    const [daemons, containers] = await Promise.all([connectToAll('qemu'), connectToAll('lxc')]);
+    const lab = new Lab(api, connectConsul(consulUrl), daemons, containers, hosts);
     for (const site of await lab.#all(kinds.Site)) await hosts.update(site.metadata.name, site, site.spec.hosts);
     await hosts.settled({ hostMs: 8_000, bridgeMs: 8_000 });
     return lab;
@@ -42,8 +44,13 @@ export class Lab implements AsyncDisposable {
 
   /** To a daemon that was started again. */
   async reconnect(host: LabHost): Promise<void> {
-    await this.daemons.get(host)?.close();
-    this.daemons.set(host, await connectTo(host));
+    for (const [driver, connections] of [
+      ['qemu', this.daemons],
+      ['lxc', this.containers],
+    ] as const) {
+      await connections.get(host)?.close();
+      connections.set(host, await connectTo(host, driver));
+    }
   }
 
   async find<T>(kind: Kind<T>, title: string): Promise<T | undefined> {
@@ -80,7 +87,7 @@ export class Lab implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.hosts.close();
-    await Promise.all([...this.daemons.values()].map((daemon) => daemon.close()));
+    await Promise.all([...this.daemons.values(), ...this.containers.values()].map((daemon) => daemon.close()));
     await this.store.close();
     this.api.close();
   }
@@ -91,8 +98,11 @@ export class Lab implements AsyncDisposable {
   }
 }
 
-const connectTo = async (host: LabHost): Promise<Connection> =>
-  await connect(`qemu+unix:///system?socket=${insideOf(host, '/run/libvirt/libvirt-sock')}`);
+const connectTo = async (host: LabHost, driver: 'qemu' | 'lxc'): Promise<Connection> =>
+  await connect(`${driver}+unix:///system?socket=${insideOf(host, '/run/libvirt/libvirt-sock')}`);
+
+const connectToAll = async (driver: 'qemu' | 'lxc'): Promise<Map<LabHost, Connection>> =>
+  new Map(await Promise.all(labHosts.map(async (host) => [host, await connectTo(host, driver)] as const)));
 
 /** A path inside a host of the lab, as this machine sees it. */
 export function insideOf(host: LabHost, path: string): string {

@@ -24,6 +24,7 @@ import {
   manifest,
   ownership,
   panicOf,
+  patchSpec,
   whereabouts as whereaboutsOf,
   type Conditioned,
   type SiteName,
@@ -145,7 +146,7 @@ export class Moving implements Scenario {
   constructor(
     private readonly harness: Harness,
     private readonly storage: StorageKind,
-    private readonly asked: Pick<VMMigrationSpec, 'storage'> = {},
+    private readonly how: { readonly asked?: Pick<VMMigrationSpec, 'storage'>; readonly isCancelled?: boolean } = {},
   ) {
     this.#name = `walker-${storage.toLowerCase()}`;
     this.#title = `${ns}/${this.#name}`;
@@ -156,7 +157,7 @@ export class Moving implements Scenario {
   }
 
   get name(): string {
-    return `moving a machine, ${this.storage}`;
+    return `${this.how.isCancelled ? 'cancelling a move' : 'moving a machine'}, ${this.storage}`;
   }
 
   get #other(): Site {
@@ -195,13 +196,23 @@ export class Moving implements Scenario {
   }
 
   async act(run: number): Promise<void> {
-    const { lab } = this.harness;
+    const { lab, watch } = this.harness;
     const title = `${ns}/move-${run}`;
+    await watch.follow(this.#fuid);
+    const { isCancelled = false } = this.how;
+    // So slow that it would still copy after an operator's death.
+    const policy = isCancelled ? { policy: { bandwidthMiBps: 3 } } : {};
     await using console = await ConsoleWatch.start(this.#other, domainUuid(this.#fuid));
     try {
       await apply([
-        manifest('VMMigration', title, { vmName: this.#name, target: { site: this.#other }, ...this.asked }),
+        manifest('VMMigration', title, {
+          vmName: this.#name,
+          target: { site: this.#other },
+          ...this.how.asked,
+          ...policy,
+        }),
       ]);
+      if (isCancelled) await this.#cancel(title);
       const { status } = await eventually(
         'the move is over',
         async () => {
@@ -211,9 +222,12 @@ export class Moving implements Scenario {
         },
         patienceMs,
       );
-      expect(status).toMatchObject({ phase: 'Succeeded', message: expect.stringMatching(/^moved to /) });
+      const result = isCancelled
+        ? { phase: 'Cancelled' }
+        : { phase: 'Succeeded', message: expect.stringMatching(/^moved to /) };
+      expect(status).toMatchObject(result);
       await removed(lab, kinds.VMMigration, title);
-      this.#at = this.#other;
+      if (!isCancelled) this.#at = this.#other;
       const { bootId, seconds, words } = await this.#look();
       expect({ bootId, words }).toEqual({ bootId: this.#bootId, words: this.#fuid });
       expect(seconds).toBeGreaterThan(this.#seconds);
@@ -246,6 +260,14 @@ export class Moving implements Scenario {
       );
   }
 
+  async #cancel(title: string): Promise<void> {
+    await eventually('it copies', async () => {
+      const object = await this.harness.lab.find(kinds.VMMigration, title);
+      if (!object?.status?.transferredBytes) throw new Error(JSON.stringify(object?.status));
+    });
+    await patchSpec(kinds.VMMigration, title, { cancel: true });
+  }
+
   /** The guest's own account: which boot it is, how long it ran, and what it reads from its disk. */
   async #look(): Promise<{ bootId: string; seconds: number; words: string }> {
     const read = `dd if=/dev/vda bs=512 skip=${wordsAt} count=1 2>/dev/null | head -n 1`;
@@ -261,7 +283,7 @@ export class Filling extends Moving {
   readonly from = /pullBlocks/;
 
   constructor(private readonly stage: Harness) {
-    super(stage, 'Cached', { storage: 'Copy' });
+    super(stage, 'Cached', { asked: { storage: 'Copy' } });
   }
 
   override get name(): string {

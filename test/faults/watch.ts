@@ -1,32 +1,38 @@
-import { readFile, stat } from 'node:fs/promises';
+import { open, readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { constants, type Connection } from '../../drivers/libvirt/index.js';
-import type { DomainStats } from '../../drivers/libvirt/types.js';
+import type { DomainRef } from '../../drivers/libvirt/types.js';
 import { diskVolumeName, domainUuid, rootVolumeName } from '../../reconcilers/common/identity.js';
 import { keys, prefixes } from '../../reconcilers/common/records.js';
 import { labHosts, type LabHost } from '../support/lab/run.js';
 import { insideOf, type Lab } from './lab.js';
 
 const everyMs = 60;
+/** Of two looks at a guest's processors whose daemon is away. */
+const processorMs = 250;
 
-/** Where machines' disks can be, as this machine sees it. */
-const folders = (): string[] => [
-  insideOf('valencia', '/nfs'),
-  ...labHosts.map((host) => insideOf(host, '/var/lib/libvirt/images')),
-];
+/** Where machines' disks can be: a host, and a folder in it. */
+const folders = [['valencia', '/nfs'], ...labHosts.map((host) => [host, '/var/lib/libvirt/images'] as const)] as const;
 
-/** libvirt's numbers for a guest whose processors run. */
-const running = new Set([1, 2]);
-
-const isRunning = ({ params }: DomainStats): boolean => running.has(Number(params.get('state.state')));
+/** A file of a machine's disk. */
+interface DiskFile {
+  /** Which file it is, whatever it is called. */
+  readonly id: string;
+  readonly blocks: number;
+  /** With those of the image that it stands on. */
+  readonly wholeBlocks: number;
+}
 
 /** A machine that must be whole at every moment. */
 interface Followed {
   readonly fuid: string;
-  /** What its disk took when it was followed; a copy that takes much less is not whole. */
-  readonly blocks: number;
+  /** The file that was its disk when it was followed; another one is whole if it has about as much as that and its image. */
+  readonly disk: DiskFile | undefined;
 }
+
+/** Copies leave out zeros, and what lies in disk and image both is counted twice. */
+const wholeShare = 0.75;
 
 /**
  * Looks at all hosts and at Consul all the time, with nothing of the operator's: what must hold at every moment is not told by it.
@@ -58,7 +64,9 @@ export class Watch implements AsyncDisposable {
   /** From now on, until another is followed or none. */
   async follow(fuid: string | undefined): Promise<void> {
     this.#followed = undefined;
-    if (fuid !== undefined) this.#followed = { fuid, blocks: Math.max(...(await disksOf(fuid)), 0) };
+    if (fuid === undefined) return;
+    const [disk] = (await disksOf(fuid)).sort((one, other) => other.blocks - one.blocks);
+    this.#followed = { fuid, disk };
   }
 
   /** What was seen since the last call. */
@@ -84,9 +92,8 @@ export class Watch implements AsyncDisposable {
   async #lookAtDomains(): Promise<void> {
     const runs = new Map<string, LabHost[]>();
     await Promise.all(
-      [...this.lab.daemons].map(async ([host, daemon]) => {
-        for (const stats of (await daemon.allDomainStats(constants.DOMAIN_STATS_STATE)).filter(isRunning))
-          runs.set(stats.domain.uuid, [...(runs.get(stats.domain.uuid) ?? []), host]);
+      labHosts.map(async (host) => {
+        for (const uuid of await this.#runningAt(host)) runs.set(uuid, [...(runs.get(uuid) ?? []), host]);
       }),
     );
     for (const [uuid, hosts] of runs) {
@@ -102,11 +109,27 @@ export class Watch implements AsyncDisposable {
 
   /** Looks do not happen at once: it runs on all if the first still does after the others were seen to, and they after that. */
   async #runsOnAll(uuid: string, hosts: readonly LabHost[]): Promise<boolean> {
-    for (const host of [...hosts, ...hosts]) {
-      const daemon = this.lab.daemons.get(host);
-      if (!daemon || !(await runsAt(host, daemon, uuid))) return false;
-    }
+    for (const host of [...hosts, ...hosts]) if (!(await this.#runningAt(host, uuid)).includes(uuid)) return false;
     return true;
+  }
+
+  /** The UUIDs of what runs at a host, or this one if it does: as its daemon says or, while that is away, its guests' processors. */
+  async #runningAt(host: LabHost, uuid?: string): Promise<string[]> {
+    try {
+      const [machines, containers] = await Promise.all([
+        runningMachines(this.lab.daemons.get(host)),
+        runningContainers(this.lab.containers.get(host)),
+      ]);
+      if (uuid === undefined) return [...machines.map((domain) => domain.uuid), ...containers];
+      if (containers.includes(uuid)) return [uuid];
+      // A daemon that comes back tells what it knew before, until it has looked for the guests' processes.
+      return machines.some((domain) => domain.uuid === uuid) && (await processesOf(host)).has(uuid) ? [uuid] : [];
+    } catch {
+      const before = await processesOf(host);
+      await sleep(processorMs);
+      const after = await processesOf(host);
+      return [...after].flatMap(([each, ticks]) => (ticks > (before.get(each) ?? ticks) ? [each] : []));
+    }
   }
 
   async #lookAtRecords(): Promise<void> {
@@ -134,33 +157,80 @@ export class Watch implements AsyncDisposable {
     const followed = this.#followed;
     if (!followed) return;
     const disks = await disksOf(followed.fuid);
-    if (followed === this.#followed && !disks.some((blocks) => blocks >= 0.9 * followed.blocks))
+    const { disk } = followed;
+    const isWhole = ({ id, blocks }: DiskFile): boolean =>
+      disk !== undefined && blocks >= (id === disk.id ? 0.9 * disk.blocks : wholeShare * disk.wholeBlocks);
+    if (followed === this.#followed && !disks.some(isWhole))
       this.#violations.add(
-        `no whole disk of machine ${followed.fuid}: ${disks.join(', ') || 'none'} blocks of ${followed.blocks}`,
+        `no whole disk of machine ${followed.fuid}: ${disks.map(({ blocks }) => blocks).join(', ') || 'none'} blocks of ${disk?.wholeBlocks}`,
       );
   }
 }
 
-async function runsAt(host: LabHost, daemon: Connection, uuid: string): Promise<boolean> {
-  const all = await daemon.allDomainStats(constants.DOMAIN_STATS_STATE);
-  const found = all.find((stats) => stats.domain.uuid === uuid && isRunning(stats));
-  return found !== undefined && !(await hasDied(host, found.domain.name));
+const runningMachines = async (daemon: Connection | undefined): Promise<DomainRef[]> =>
+  ((await daemon?.allDomainStats(constants.DOMAIN_STATS_STATE)) ?? [])
+    .filter(({ params }) => isRunning(Number(params.get('state.state'))))
+    .map(({ domain }) => domain);
+
+/** VIR_DOMAIN_RUNNING and VIR_DOMAIN_BLOCKED. */
+const isRunning = (state: number): boolean => state === 1 || state === 2;
+
+/** LXC has no statistics of all. */
+const runningContainers = async (daemon: Connection | undefined): Promise<string[]> =>
+  ((await daemon?.listDomains(constants.CONNECT_LIST_DOMAINS_RUNNING)) ?? []).map(({ uuid }) => uuid);
+
+/** A host's QEMUs by their domains' UUIDs, with the time that their guests' processors have had, in ticks. */
+async function processesOf(host: LabHost): Promise<Map<string, number>> {
+  const folder = insideOf(host, '/run/libvirt/qemu');
+  const names = (await readdir(folder).catch(() => [])).filter((name) => name.endsWith('.pid'));
+  const found = await Promise.all(
+    names.map(async (name) => {
+      try {
+        const pid = (await readFile(join(folder, name), 'utf8')).trim();
+        const [, uuid] = /\0-uuid\0([0-9a-f-]{36})/.exec(await readFile(`/proc/${pid}/cmdline`, 'utf8')) ?? [];
+        return uuid === undefined ? [] : [[uuid, await ticksOf(pid)] as const];
+      } catch {
+        // It has ended, or was about to.
+        return [];
+      }
+    }),
+  );
+  return new Map(found.flat());
 }
 
-/** A daemon that comes back tells what it knew before, until it has looked for the guests' processes. */
-async function hasDied(host: LabHost, name: string): Promise<boolean> {
-  const pid = await readFile(insideOf(host, `/run/libvirt/qemu/${name}.pid`), 'utf8').catch(() => undefined);
-  if (pid === undefined) return false;
-  const process = await readFile(`/proc/${pid.trim()}/stat`, 'utf8').catch(() => undefined);
-  return process === undefined || process.includes(') Z ');
+async function ticksOf(pid: string): Promise<number> {
+  let ticks = 0;
+  for (const thread of await readdir(`/proc/${pid}/task`)) {
+    const stat = await readFile(`/proc/${pid}/task/${thread}/stat`, 'utf8');
+    const [, name = '', rest = ''] = /^\d+ \((.*)\) (.*)$/s.exec(stat) ?? [];
+    const [utime, stime] = rest.split(' ').slice(11, 13).map(Number);
+    if (name.startsWith('CPU ')) ticks += (utime ?? 0) + (stime ?? 0);
+  }
+  return ticks;
 }
 
-/** What the files of a machine's disk take, in blocks. */
-async function disksOf(fuid: string): Promise<number[]> {
+/** The files of a machine's disk. */
+async function disksOf(fuid: string): Promise<DiskFile[]> {
   const files = await Promise.all(
-    folders().flatMap((folder) =>
-      [diskVolumeName, rootVolumeName].map((name) => stat(join(folder, name(fuid))).catch(() => undefined)),
+    folders.flatMap(([host, folder]) =>
+      [diskVolumeName, rootVolumeName].map(async (name) => {
+        const path = join(insideOf(host, folder), name(fuid));
+        const file = await stat(path).catch(() => undefined);
+        if (!file) return [];
+        const { blocks } = file;
+        return [{ id: `${file.dev} ${file.ino}`, blocks, wholeBlocks: blocks + (await blocksBelow(host, path)) }];
+      }),
     ),
   );
-  return files.flatMap((file) => (file ? [file.blocks] : []));
+  return files.flat();
+}
+
+/** Of the image that a qcow2 file names in its header (docs/interop/qcow2.txt of QEMU), in blocks. */
+async function blocksBelow(host: LabHost, path: string): Promise<number> {
+  await using file = await open(path).catch(() => undefined);
+  const { buffer } = (await file?.read(Buffer.alloc(4_096), 0, 4_096, 0)) ?? { buffer: Buffer.alloc(0) };
+  if (buffer.length < 24 || buffer.toString('latin1', 0, 4) !== 'QFI\xfb') return 0;
+  const at = Number(buffer.readBigUInt64BE(8));
+  const name = buffer.toString('utf8', at, at + buffer.readUInt32BE(16));
+  return at === 0 ? 0 : ((await stat(insideOf(host, name)).catch(() => undefined))?.blocks ?? 0);
 }

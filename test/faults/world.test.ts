@@ -228,9 +228,17 @@ describe(`a move during which (seed ${seed})`, () => {
   it.each(chosen)(
     '$what: $reason',
     async (fault) => {
-      for (let lost = 0; !(await undergo(fault)); lost++) {
-        report('the guest was given up: QEMU at the target itself waited for its memory');
-        if (lost === mostLost) throw new Error('no guest could be kept');
+      try {
+        for (let lost = 0; !(await undergo(fault)); lost++) {
+          report('the guest was given up: QEMU at the target itself waited for its memory');
+          if (lost === mostLost) throw new Error('no guest could be kept');
+        }
+      } catch (error) {
+        // What this one left is not the next one's.
+        madeWith = undefined;
+        for (const { metadata } of (await given(stage).lab.api.list(kinds.VMMigration, { namespace: ns })).items)
+          await given(stage).lab.api.delete(kinds.VMMigration, { namespace: ns, name: metadata.name });
+        throw error;
       }
     },
     400_000,

@@ -392,6 +392,7 @@ export const faults: readonly Fault[] = [
     },
     ends: 'stayed',
     sameBoot: false,
+    result: 'GuestStopped',
   },
   {
     what: 'the leader of Consul is killed',
@@ -446,6 +447,7 @@ export const faults: readonly Fault[] = [
     policy: { timeoutSeconds: 45 },
     act: async () => Promise.resolve(),
     ends: 'stayed',
+    result: 'DeadlineExceeded',
   },
   {
     what: 'it is asked for once more, and once to go elsewhere',
@@ -467,6 +469,20 @@ export const faults: readonly Fault[] = [
         );
       for (const more of ['again', 'else']) await removed(lab, kinds.VMMigration, `${ns}/${first}-${more}`);
     },
+    ends: 'moved',
+  },
+  {
+    what: 'it is cancelled as the guest stops',
+    reason: 'that comes in time or too late, and the machine runs where the move has it',
+    when: 'SwitchingOver',
+    act: async ({ name: vmig }) => await patchSpec(kinds.VMMigration, `${ns}/${vmig}`, { cancel: true }),
+    ends: 'either',
+  },
+  {
+    what: 'it is cancelled in post-copy',
+    reason: 'neither end has all of the guest any more: it goes on, and says so',
+    when: 'PostCopy',
+    act: async ({ name: vmig }) => await patchSpec(kinds.VMMigration, `${ns}/${vmig}`, { cancel: true }),
     ends: 'moved',
   },
   {

@@ -7,6 +7,7 @@ export {
   applySamples,
   applySites,
   condition,
+  eventsOf,
   container,
   deleteObjects,
   find,

@@ -133,6 +133,15 @@ export async function patchSpec(kind: { plural: string; group: string }, key: st
   await kubectl('patch', `${kind.plural}.${kind.group}`, ...keyArguments(key), '--type=merge', patch);
 }
 
+const eventList = z.object({ items: z.array(z.object({ message: z.string().optional() })) });
+
+/** Messages of an object's events with that reason. */
+export async function eventsOf(kind: string, name: string, reason: string): Promise<string[]> {
+  const selector = `involvedObject.kind=${kind},involvedObject.name=${name},reason=${reason}`;
+  const text = await kubectl('get', 'events', '--all-namespaces', `--field-selector=${selector}`, '--output=json');
+  return eventList.parse(JSON.parse(text)).items.map(({ message = '' }) => message);
+}
+
 /** Resolves when the machine is what it is told to be. */
 export async function setRunStrategy(
   key: string,

@@ -8,10 +8,11 @@ describe('what ping says', () => {
   const summary = (sent: number): string =>
     `\n--- 172.30.0.10 ping statistics ---\n${sent} packets transmitted, 0 received`;
   const cases = [
-    { reason: 'the last request may still be under way', said: [answer(1), answer(2), summary(3)], answers: [1.5, 2.5], gapMs: 0 },
-    { reason: 'of two gaps the longer counts', said: [answer(2), answer(5), answer(6), summary(7)], answers: [undefined, 2.5, undefined, undefined, 5.5, 6.5], gapMs: 40 },
-    { reason: 'an end without answers is a gap, too', said: [answer(1), summary(5)], answers: [1.5, undefined, undefined, undefined], gapMs: 60 },
-    { reason: 'answers may overtake each other', said: [answer(2), answer(1), summary(3)], answers: [1.5, 2.5], gapMs: 0 },
+    { reason: 'the last request may still be under way', said: [answer(1), answer(2), summary(3)], answers: [1.5, 2.5], gapMs: 1 },
+    { reason: 'of two gaps the longer counts', said: [answer(2), answer(5), answer(6), summary(7)], answers: [undefined, 2.5, undefined, undefined, 5.5, 6.5], gapMs: 43 },
+    { reason: 'an end without answers is a gap, too', said: [answer(1), summary(5)], answers: [1.5, undefined, undefined, undefined], gapMs: 59 },
+    { reason: 'answers may overtake each other', said: [answer(2), answer(1), summary(3)], answers: [1.5, 2.5], gapMs: 1 },
+    { reason: 'answers that all come late were late', said: [answer(1), ...[2, 3, 4].map((at) => answer(at).replace(/time=.*/, `time=${200 - 20 * at} ms`)), answer(10), summary(11)], answers: [1.5, 160, 140, 120, ...Array<undefined>(5).fill(undefined), 10.5], gapMs: 159 },
   ]; // prettier-ignore
   it.each(cases)('$reason', ({ said, answers, gapMs }) => {
     expect(traceOf(said.join('\n'))).toEqual({ answers, gapMs });

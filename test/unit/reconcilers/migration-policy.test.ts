@@ -1,7 +1,8 @@
 import { describe, expect, it } from '@jest/globals';
 import { constants as c } from '../../../drivers/libvirt/index.js';
 import type { MigrationPolicy } from '../../../crds/index.js';
-import { needsOf } from '../../../reconcilers/migration/compatible.js';
+import { constants, LibvirtError } from '../../../drivers/libvirt/index.js';
+import { misfit, needsOf } from '../../../reconcilers/migration/compatible.js';
 import {
   deadlineMs,
   firstDowntimeMs,
@@ -121,4 +122,35 @@ describe('what a guest needs of a target', () => {
     expect(needsOf(domain('kvm', cpu))).toEqual({ ...all, virtualisation: 'kvm', cpu }));
   it('is no CPU that QEMU emulates: it does so everywhere', () =>
     expect(needsOf(domain('qemu', cpu))).toEqual({ ...all, virtualisation: 'qemu', cpu: undefined }));
+
+  const refused = new LibvirtError('no such machine', constants.ERR_INVALID_ARG, 0, 2);
+  const fits: readonly {
+    reason: string;
+    type: 'kvm' | 'qemu';
+    isRunning?: boolean;
+    hasMachine?: boolean;
+    compared?: 'incompatible' | 'superset';
+    misfit?: string;
+  }[] = [
+    { reason: 'the target has the machine type and more than the CPU', type: 'kvm' },
+    { reason: 'its QEMU does not know the machine type', type: 'qemu', hasMachine: false, misfit: 'MachineTypeNotSupported' },
+    { reason: 'its CPU lacks what the guest uses', type: 'kvm', compared: 'incompatible', misfit: 'CPUIncompatible' },
+    { reason: 'a guest that is off gets a CPU when it starts', type: 'kvm', compared: 'incompatible', isRunning: false },
+    { reason: 'an emulated CPU is the same everywhere', type: 'qemu', compared: 'incompatible' },
+  ]; // prettier-ignore
+  it.each(fits)('$misfit: $reason', async ({ type, isRunning = true, hasMachine = true, compared = 'superset', misfit: wanted }) => {
+    const source = { domainXml: () => Promise.resolve(domain(type, cpu)) };
+    const target = {
+      domainCapabilities: () => (hasMachine ? Promise.resolve('') : Promise.reject(refused)),
+      compareHypervisorCpu: () => Promise.resolve(compared),
+    };
+    expect((await misfit('x', isRunning, source, target))?.reason).toBe(wanted);
+  }); // prettier-ignore
+
+  it('is not judged by a target that answers something else', async () => {
+    const source = { domainXml: () => Promise.resolve(domain('kvm', cpu)) };
+    const away = () => Promise.reject(new Error('away'));
+    const target = { domainCapabilities: away, compareHypervisorCpu: away };
+    await expect(misfit('x', true, source, target)).rejects.toThrow('away');
+  });
 });
