@@ -17,7 +17,7 @@ export type End = 'unknown' | 'absent' | DomainStatus;
  */
 export type Verdict = 'target' | 'source' | 'moving' | 'resumeTarget' | 'resumeSource' | 'off' | 'lost' | 'unknown';
 
-const runs = (end: DomainStatus): boolean => end.state === 'running' || end.state === 'blocked';
+export const runs = (end: DomainStatus): boolean => end.state === 'running' || end.state === 'blocked';
 
 /** A domain that is defined but off, because it moved away or never came. */
 export const isOff = (end: DomainStatus): boolean => end.state === 'shutoff' || end.state === 'crashed';
@@ -61,13 +61,15 @@ function alone(source: DomainStatus): Verdict {
 
 /**
  * Whether the source has nothing but the past of a guest that the target has all of, and runs: its daemon was away, or cut off, when it was to
- * conclude that, and does not dare to. It may even resume it there, once it has given up the target's daemon.
+ * conclude that. It leaves the guest paused then, or even resumes it, and we pause that again.
  */
 export const isPast = (source: End, target: End): boolean =>
   source !== 'unknown' &&
   source !== 'absent' &&
-  source.state === 'paused' &&
-  source.reason === constants.DOMAIN_PAUSED_MIGRATION &&
+  (runs(source)
+    ? !runsInPostCopy(source)
+    : source.state === 'paused' &&
+      (source.reason === constants.DOMAIN_PAUSED_MIGRATION || source.reason === constants.DOMAIN_PAUSED_USER)) &&
   target !== 'unknown' &&
   target !== 'absent' &&
   runs(target) &&

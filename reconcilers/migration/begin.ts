@@ -10,7 +10,7 @@ import { createCopies } from '../vm/disk.js';
 import { clearCopied, clearSource } from './clear.js';
 import { live, Move, type MoveRequest } from './move.js';
 import { chooseMode } from './mode.js';
-import { areSwitchesFollowing, assertMoving, cas, headFor, takeOver } from './ownership.js';
+import { areSwitchesFollowing, assertMoving, cas, headFor, holdBack, takeOver } from './ownership.js';
 import { chooseTarget, preflight } from './preflight.js';
 import {
   advance,
@@ -172,10 +172,18 @@ export const following = (
   migration: VMMigration,
   fuid: string,
   dependencies: MigrationDependencies,
-): Pick<MoveRequest, 'onHandOver' | 'onTargetRuns'> => {
+): Pick<MoveRequest, 'onHandOver' | 'onTakenBack' | 'onTargetRuns'> => {
   const attempt = migration.metadata.uid;
   return {
     onHandOver: async (to) => await headFor(to, fuid, attempt, dependencies),
+    onTakenBack: async () => {
+      try {
+        if (await holdBack(fuid, attempt, dependencies)) dependencies.enqueue(migration);
+      } catch (error) {
+        const fields = { machine: migration.spec.vmName, error: messageOf(error) };
+        dependencies.log('the source runs again, and could not be asked to wait for the target', fields);
+      }
+    },
     onTargetRuns: async () => {
       try {
         await takeOver(fuid, attempt, dependencies);

@@ -48,6 +48,8 @@ export async function carryOn(
   const { job } = ends;
   const from = hostKey(record.value);
   const inFlight = move !== undefined && !move.answer.settled;
+  const isWaiting = ends.source !== 'unknown' && ends.source !== 'absent' && ends.source.state === 'paused';
+  const waiting = isWaiting ? `; at ${from} the machine is paused meanwhile, as it may run at ${to}` : '';
   const awaited = (phase: 'Copying' | 'SwitchingOver', message: string): Outcome<Status> =>
     awaitDaemons(migration, ends, [record.value, target], phase, message, dependencies);
   const verdict = assess(ends.source, ends.target, job !== undefined);
@@ -61,7 +63,7 @@ export async function carryOn(
           migration,
           migration.status?.phase ?? 'Copying',
           'EndUnknown',
-          `${from} or ${to} does not answer: nothing is started or removed until both do`,
+          `${from} or ${to} does not answer: nothing is started or removed until both do${waiting}`,
           dependencies,
         ),
         2_000,

@@ -62,6 +62,11 @@ export interface MoveRequest {
    * Resolves true once all switches follow.
    */
   readonly onHandOver: (to: 'source' | 'target') => Promise<boolean>;
+  /**
+   * Called the moment the source's daemon resumes a guest that was to run at the target: it does so when it has lost the target's daemon, too,
+   * and with that the answer whether the guest runs there.
+   */
+  readonly onTakenBack: () => Promise<void>;
   /** Called the moment the guest runs at the target. Resolves true once all switches follow. */
   readonly onTargetRuns: () => Promise<boolean>;
   /** Called when something happened that the reconcile should look at. */
@@ -77,6 +82,8 @@ export class Move {
   #completed: JobStats['params'] | undefined;
   #stoppedAtMs: number | undefined;
   #isAtTarget: boolean;
+  /** The guest has stopped at the source to run at the target, and does not run at the source again. */
+  #isHandedOver = false;
   #networkDowntimeMs: number | undefined;
   /** Whether a daemon may have been asked to move the machine. */
   #isAsked: boolean;
@@ -108,10 +115,13 @@ export class Move {
         if (event.event === 'resumed') {
           this.#stoppedAtMs = this.#networkDowntimeMs = undefined;
           void request.onHandOver('source');
+          if (this.#isHandedOver) void request.onTakenBack();
+          this.#isHandedOver = false;
         }
         if (event.event !== 'suspended') return;
         this.#stoppedAtMs = performance.now();
         if (!handOvers.has(event.detail)) return;
+        this.#isHandedOver = true;
         void this.#forwarded(request.onHandOver('target'));
         // It is told, without asking the daemons anything: isHandingOver.
         request.onChange();

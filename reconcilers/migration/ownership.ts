@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { filter, firstValueFrom, map, of, startWith, timeout } from 'rxjs';
 import type { VMMigration } from '../../crds/index.js';
 import { consul } from '../common/allocation.js';
@@ -5,12 +6,16 @@ import { within } from '../common/deadline.js';
 import { attempt as trying, Transient } from '../common/errors.js';
 import { given } from '../common/given.js';
 import { latestMachine, recordChanged } from '../common/latest.js';
+import { domainUuid } from '../common/identity.js';
+import { tolerating } from '../common/libvirt.js';
 import { keys, serialise, type Versioned, type VmRecord } from '../common/records.js';
 import { abandoned, isFenced } from '../fenced.js';
-import { hostKey } from '../host.js';
+import { hostKey, machineLink } from '../host.js';
 import type { Outcome } from '../common/outcome.js';
 import { deleteTransfer } from '../vm/copy.js';
 import { deleteCopies } from '../vm/disk.js';
+import { runs } from './assess.js';
+import { readEnd } from './ends.js';
 import { finish, place, type MigrationDependencies, type Status } from './step.js';
 import { volumesAt } from './transfer.js';
 import { undefineAt } from './undefine.js';
@@ -70,6 +75,30 @@ export async function areSwitchesFollowing(fuid: string, dependencies: Migration
   );
   const record = await firstValueFrom(owned, { defaultValue: undefined });
   return record !== undefined && (await areFlowsInForce(fuid, dependencies));
+}
+
+/** A daemon that takes so long to answer whether it runs the guest does not answer. */
+const answerMs = 2_000;
+
+/**
+ * Pauses a guest that the source's daemon has resumed though it may run at the target: nobody can tell until that answers, and it must not run
+ * twice. Then it goes on, where it is to. Answers whether that was necessary.
+ */
+export async function holdBack(fuid: string, attempt: string, dependencies: MigrationDependencies): Promise<boolean> {
+  const record = dependencies.directory.machine(fuid)?.value;
+  if (!record?.target || record.phase !== 'Moving' || record.attempt !== attempt) return false;
+  const target = hostKey(record.target);
+  const read = readEnd(record.target, record, fuid, dependencies);
+  const end = await Promise.race([read, sleep(answerMs).then(() => 'unknown' as const)]);
+  if (end === 'absent' || (end !== 'unknown' && !runs(end))) return false;
+  const link = machineLink(dependencies.hosts.get(record), record);
+  if (!link?.isConnected) return false;
+  await tolerating(['OPERATION_INVALID', 'NO_DOMAIN'], link.connection.suspendDomain(domainUuid(fuid)));
+  dependencies.log('the source runs the machine again, and is paused until it is known whether the target does', {
+    machine: `${record.namespace}/${record.name}`,
+    target,
+  });
+  return true;
 }
 
 /** Sends the machine's frames to the target on all hosts, or back to where the record has it. Resolves true once every host does. */

@@ -11,7 +11,7 @@ import { brokenBy, endPart, eraseAt, startedAnewAt } from './anew.js';
 import { begin } from './begin.js';
 import { isFenced } from '../fenced.js';
 import { clearCopied, clearSource } from './clear.js';
-import { assessPostCopy, isOff, isPast } from './assess.js';
+import { assessPostCopy, isOff, isPast, runs } from './assess.js';
 import { describe, type Ends, readEnds } from './ends.js';
 import { carryPostCopy } from './postcopy.js';
 import { fill } from './fill.js';
@@ -129,7 +129,9 @@ async function heldBySource(
   const [here, there] = [hostKey(from), hostKey(record)];
   const states = `${describe(ends.source)} at ${here} and ${describe(ends.target)} at ${there}`;
   const still = stillMs(migration, states, dependencies);
-  if (still > concludedMs && !ends.job && isPast(ends.source, ends.target)) {
+  // One look at both ends takes a while, in which the guest may have gone from one to the other.
+  const isTwice = runs(ends.source) && still > 0;
+  if ((isTwice || still > concludedMs) && !ends.job && isPast(ends.source, ends.target)) {
     await eraseAt(from, fuid, found, dependencies);
     const message = `the machine runs at ${there}; ${here}, whose daemon has not heard of that, is cleared`;
     return underWay(advance(migration, 'Finalizing', 'Recovering', message, dependencies), 0);

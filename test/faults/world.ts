@@ -323,6 +323,23 @@ export const faults: readonly Fault[] = [
     ends: 'stayed',
   },
   {
+    what: 'libvirtd at the target hears nothing while the guest is handed over, and for long after',
+    reason:
+      'the source’s resumes the guest then, and the target’s may yet: it runs where both are heard of, and there alone',
+    act: async ({ to }, { lab }) => {
+      const pid = await pidOf(`${to}-libvirtd`);
+      process.kill(pid, 'SIGSTOP');
+      try {
+        await sleep(45_000);
+      } finally {
+        process.kill(pid, 'SIGCONT');
+      }
+      // It has closed the connections that were silent for so long.
+      await lab.reconnect(to);
+    },
+    ends: 'either',
+  },
+  {
     what: 'libvirtd at the target is killed as the guest stops',
     reason: 'both ends are read once it is back',
     when: 'SwitchingOver',

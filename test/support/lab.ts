@@ -56,10 +56,11 @@ export {
 
 import { kinds } from '../../crds/index.js';
 import { applySites, deleteTenants, disconnect, waitReady } from './lab/kube.js';
-import { Operator, type OperatorOptions } from './lab/operator.js';
+import { forgetDeadLeader, Operator, type OperatorOptions } from './lab/operator.js';
 
 /** An operator at work on a lab without tenants, whatever an earlier run left behind. */
 export async function startOperator(options: OperatorOptions = {}): Promise<Operator> {
+  await forgetDeadLeader();
   const operator = await Operator.start(options);
   try {
     await Promise.all([deleteTenants(), applySites().then(async () => await waitReady(kinds.Site))]);

@@ -119,14 +119,23 @@ export class Operator implements AsyncDisposable {
   }
 }
 
+const lease = ['lease', 'isthmus', '--namespace=isthmus-system', '--ignore-not-found'] as const;
+
+async function leader(): Promise<number> {
+  const holder = await kubectl('get', ...lease, '--output=jsonpath={.spec.holderIdentity}');
+  return Number(/-(\d+)$/.exec(holder)?.[1] ?? 0);
+}
+
 /** Two operators on one lab would each undo what the other does for its test. */
 async function refuseAnother(): Promise<void> {
-  const holder = await kubectl(
-    ...['get', 'lease', 'isthmus', '--namespace=isthmus-system', '--ignore-not-found'],
-    '--output=jsonpath={.spec.holderIdentity}',
-  );
-  const pid = Number(/-(\d+)$/.exec(holder)?.[1]);
+  const pid = await leader();
   if (pid > 0 && isAlive(pid)) throw new Error(`an operator runs already (pid ${String(pid)}): end it first`);
+}
+
+/** That a test before has killed its operator is no reason to wait until its Lease expires. */
+export async function forgetDeadLeader(): Promise<void> {
+  const pid = await leader();
+  if (pid > 0 && !isAlive(pid)) await kubectl('delete', ...lease);
 }
 
 function isAlive(pid: number): boolean {
