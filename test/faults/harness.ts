@@ -136,8 +136,10 @@ export class Harness implements AsyncDisposable {
       try {
         return await this.#once(scenario, faults);
       } catch (error) {
-        if (!(error instanceof GuestDied) || deaths === mostDeaths) throw error;
-        report(`the emulated guest died (${deaths + 1}), repeated with a fresh one: ${error.message}`);
+        const dead = await this.lab.revive();
+        if (!(error instanceof GuestDied || dead.length > 0) || deaths === mostDeaths) throw error;
+        const who = dead.length > 0 ? `libvirtd of ${dead.join(', ')}` : 'the emulated guest';
+        report(`${who} died by itself (${deaths + 1}), repeated: ${String(error)}`);
         await this.#reset(scenario);
       }
     }

@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { connectKube, type KubeConnection } from '../../controllers/kube/client.js';
 import type { KubeObject, ObjectKey, Resource } from '../../controllers/kube/api.js';
 import { HostPool } from '../../controllers/hosts/pool.js';
@@ -8,7 +8,7 @@ import type { KeyValueStore } from '../../drivers/consul/types.js';
 import { connect, type Connection } from '../../drivers/libvirt/index.js';
 import { audit } from '../../reconcilers/audit/audit.js';
 import { consulUrl } from '../support/lab/consul.js';
-import { labHosts, project, type LabHost } from '../support/lab/run.js';
+import { labHosts, project, run, type LabHost } from '../support/lab/run.js';
 
 interface Kind<T> extends Resource {
   parse(object: unknown): T;
@@ -51,6 +51,20 @@ export class Lab implements AsyncDisposable {
       await connections.get(host)?.close();
       connections.set(host, await connectTo(host, driver));
     }
+  }
+
+  /**
+   * Starts the daemons that have died by themselves, as a host's init would, and answers whose: Debian's libvirtd 9.0 crashed once in some thousand
+   * connections that were broken off.
+   */
+  async revive(): Promise<LabHost[]> {
+    const dead = labHosts.filter((host) => {
+      const [pid = ''] = readFileSync(`${project}.lab/run/${host}-libvirtd.pid`, 'utf8').split(' ');
+      return !existsSync(`/proc/${pid}`);
+    });
+    if (dead.length > 0) await run('lab/up', []);
+    for (const host of dead) await this.reconnect(host);
+    return dead;
   }
 
   async find<T>(kind: Kind<T>, title: string): Promise<T | undefined> {
