@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 
 packages=(
-  iproute2 ethtool util-linux uuid-runtime openssl ca-certificates tini
+  iproute2 iputils-ping ethtool util-linux uuid-runtime openssl ca-certificates tini
   openvswitch-switch libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-daemon-driver-lxc libvirt-clients
   qemu-system-x86 qemu-utils qemu-block-extra nfs-ganesha nfs-ganesha-vfs rpcbind
   busybox-static cpio dosfstools e2fsprogs mtools syslinux
