@@ -67,5 +67,5 @@ test: ## Everything that must hold, from lint to end-to-end in the lab (as root)
 	test/run
 
 .PHONY: test-faults
-test-faults: build ## The operator killed at every effect of its work or its reply lost; lines, daemons and guests failing (as root, an hour)
+test-faults: build ## The operator killed at every effect of its work or its reply lost; lines, daemons and guests failing (as root, well over an hour)
 	test/run --faults

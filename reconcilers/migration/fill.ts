@@ -82,12 +82,7 @@ export async function fill(
   const unchanged = async (): Promise<void> => await assertUnchanged(fuid, found.index, dependencies.store);
   const isFlushed = look.kind === 'whole' && (await asking(() => flush(look.id, uuid, isToRun, unchanged, connection)));
   if (isFlushed) {
-    await asking(async () => {
-      const kept = await connection.domainXml(uuid, constants.DOMAIN_XML_INACTIVE | constants.DOMAIN_XML_SECURE);
-      if (!standsOnBase(kept) && !hasCopyOnRead(kept)) return;
-      await unchanged();
-      await connection.defineDomain(withoutBase(kept));
-    });
+    await asking(() => dropBase(uuid, unchanged, connection));
     if (!(await cas(fuid, { ...whole, storage: 'Local' }, found.index, dependencies))) throw recordChanged();
     return say(`the machine’s disk at ${at} is whole`, { remainingBytes: 0 });
   }
@@ -121,6 +116,14 @@ export async function fill(
     return helpless(migration, 'Finalizing', 'ImageNotRead', `${message}, but ${remedy}`, dependencies);
   }
   return say(message, look.kind === 'pulled' ? { remainingBytes: Number(look.job.end - look.job.current) } : {});
+}
+
+/** The definition that the machine starts from follows the running domain's; libvirt does that by itself where it finds the image in it. */
+async function dropBase(uuid: string, assertOwned: () => Promise<void>, connection: Connection): Promise<void> {
+  const kept = await connection.domainXml(uuid, constants.DOMAIN_XML_INACTIVE | constants.DOMAIN_XML_SECURE);
+  if (!standsOnBase(kept) && !hasCopyOnRead(kept)) return;
+  await assertOwned();
+  await connection.defineDomain(withoutBase(kept));
 }
 
 /** In this order: libvirt forgets the job only after the definitions tell what has come of it. */
